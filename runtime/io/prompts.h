@@ -1,0 +1,27 @@
+#pragma once
+// Prompt files: .json (a list of token-id lists) or .jsonl (objects with `tokens` or `text`, and
+// optional `id` and `answer`; other keys are ignored).
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "runtime/io/tokenizer.h"
+
+namespace longhaul::io {
+
+struct Prompt {
+  std::string id;                     // as given, else "0", "1", ...
+  std::vector<int32_t> tokens;        // never empty
+  std::optional<std::string> text;    // where the prompt came as text
+  std::optional<std::string> answer;  // what the generated text should begin with
+};
+
+// Throws Error(corrupt) with file and line (JSONL) or index for malformed input, Error(usage) for
+// an empty prompt, a token id outside [0, vocab_size), or text without a tokenizer.
+std::vector<Prompt> read_prompts(const std::filesystem::path& file, const Tokenizer* tokenizer,
+                                 int64_t vocab_size);
+
+}  // namespace longhaul::io
