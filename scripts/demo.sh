@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up, builds, and finds five pass keys in ship's logs of up to 32,768 bytes: all prompts as one
+# Sets up, builds, and finds five pass keys in ship's logs of 300 to 16,384 bytes: all prompts as one
 # batch on 4 CPU ranks, and the same on 1 rank beside it. Exit 1 if an answer is wrong.
 set -euo pipefail
 cd "$(dirname "$0")/.."
