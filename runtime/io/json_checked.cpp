@@ -13,32 +13,12 @@
 
 #include "runtime/core/check.h"
 #include "runtime/io/file_handle.h"
+#include "runtime/io/utf8.h"
 
 namespace longhaul::io {
 namespace {
 
 constexpr size_t kQuotedBytes = 80;
-
-// Length of the well-formed sequence at `s`, or 0.
-size_t utf8_sequence(std::string_view s) {
-  const auto byte = [&](size_t i) { return static_cast<unsigned char>(s[i]); };
-  const auto continues = [&](size_t i, unsigned low = 0x80, unsigned high = 0xbf) {
-    return i < s.size() && byte(i) >= low && byte(i) <= high;
-  };
-  const unsigned char c = byte(0);
-  if (c < 0x80) return 1;
-  if (c < 0xc2) return 0;
-  if (c < 0xe0) return continues(1) ? 2 : 0;
-  if (c < 0xf0) {
-    const bool second = continues(1, c == 0xe0 ? 0xa0 : 0x80, c == 0xed ? 0x9f : 0xbf);
-    return second && continues(2) ? 3 : 0;
-  }
-  if (c < 0xf5) {
-    const bool second = continues(1, c == 0xf0 ? 0x90 : 0x80, c == 0xf4 ? 0x8f : 0xbf);
-    return second && continues(2) && continues(3) ? 4 : 0;
-  }
-  return 0;
-}
 
 std::string place_of(std::string_view text, size_t offset) {
   offset = std::min(offset, text.size());
@@ -95,15 +75,6 @@ class Guard {
 
 }  // namespace
 
-size_t find_non_utf8(std::string_view text) {
-  for (size_t i = 0; i < text.size();) {
-    const size_t length = utf8_sequence(text.substr(i));
-    if (length == 0) return i;
-    i += length;
-  }
-  return std::string_view::npos;
-}
-
 std::string in_quotes(std::string_view text) {
   std::string out = "'";
   for (char c : text.substr(0, kQuotedBytes)) {
@@ -130,7 +101,7 @@ std::string shown(const nlohmann::json& value) {
 nlohmann::json parse_json_checked(std::string_view text, int max_depth, const std::string& where) {
   if (text.find_first_not_of(" \t\r\n") == std::string_view::npos)
     fail(ExitCode::corrupt, "{}: empty; expected JSON", where);
-  if (const size_t at = find_non_utf8(text); at != std::string_view::npos)
+  if (const size_t at = find_invalid_utf8(text); at != std::string_view::npos)
     fail(ExitCode::corrupt, "{}: not UTF-8 at byte {} ({})", where, at, place_of(text, at));
   try {
     return nlohmann::json::parse(text.begin(), text.end(), Guard(max_depth, where));

@@ -27,8 +27,4 @@ std::string in_quotes(std::string_view text);
 // A value as JSON on one line, cut after 80 bytes.
 std::string shown(const nlohmann::json& value);
 
-// Offset of the first byte that does not belong to well-formed UTF-8 (RFC 3629: no overlong forms,
-// no surrogates, nothing past U+10FFFF), or npos.
-size_t find_non_utf8(std::string_view text);
-
 }  // namespace longhaul::io
