@@ -28,10 +28,23 @@ struct Block {
   int64_t start = 0;
   int64_t length = 0;
   int64_t end() const { return start + length; }
+  // Query x KV pairs under a causal mask: the token at position p sees p + 1 keys. Exact below
+  // 2^53.
+  double area() const {
+    const double n = static_cast<double>(length);
+    return n * static_cast<double>(start) + n * (n + 1) / 2;
+  }
   bool operator==(const Block&) const = default;
 };
 
+// balanced    blocks of equal query x KV area over the whole batch (runtime/layout/balance.h).
+// zigzag      2*cp blocks, the first `extend mod 2*cp` of them one token longer; rank r owns r and
+//             2*cp-1-r.
+// contiguous  cp blocks [floor(L r / cp), floor(L (r+1) / cp)), as SGLang's contiguous strategy
+//             cuts; rank r owns block r as "prev", every "next" is empty.
+// Empty blocks stand at the sequence's end.
 enum class LayoutKind { balanced, zigzag, contiguous };
+std::span<const std::string_view> layout_names();
 std::string_view layout_name(LayoutKind kind);
 LayoutKind parse_layout(std::string_view name);  // throws Error(usage), with the nearest name
 
@@ -61,11 +74,28 @@ class BatchLayout {
                    static_cast<size_t>(sequence)];
   }
   // First local row of that block on its rank.
-  int64_t row(int cp_rank, Half half, int sequence) const;
-  int64_t num_tokens(int cp_rank) const;   // local rows of the rank
-  int64_t total_tokens() const;            // over all ranks
+  int64_t row(int cp_rank, Half half, int sequence) const {
+    return rows_[(static_cast<size_t>(cp_rank) * 2 + static_cast<size_t>(half)) *
+                     sequences_.size() +
+                 static_cast<size_t>(sequence)];
+  }
+  int64_t num_tokens(int cp_rank) const {  // local rows of the rank
+    return num_tokens_[static_cast<size_t>(cp_rank)];
+  }
+  int64_t total_tokens() const { return total_tokens_; }  // over all ranks
   // Query x KV pairs that the rank computes under a causal mask, prefix counted.
   double area(int cp_rank) const;
+
+  // The i-th block of a sequence in natural token order, i in [0, 2*cp). Empty blocks have a place
+  // too: in front of the block that starts where they stand; several of them in zigzag's order.
+  struct Owner {
+    int32_t cp_rank = 0;
+    Half half = Half::prev;
+  };
+  Owner owner(int sequence, int i) const {
+    return order_[static_cast<size_t>(sequence) * 2 * static_cast<size_t>(cp_) +
+                  static_cast<size_t>(i)];
+  }
 
   // The rank and local row of the new token at `position` of `sequence`.
   struct Place {
@@ -78,7 +108,13 @@ class BatchLayout {
   LayoutKind kind_ = LayoutKind::balanced;
   int cp_ = 1;
   std::vector<SequenceExtent> sequences_;
-  std::vector<Block> blocks_;  // [cp, 2, num_sequences]
+  std::vector<Block> blocks_;        // [cp, 2, num_sequences]
+  std::vector<int64_t> rows_;        // [cp, 2, num_sequences] first local row of each block
+  std::vector<Owner> order_;         // [num_sequences, 2*cp] blocks in natural token order
+  std::vector<int64_t> num_tokens_;  // [cp]
+  int64_t total_tokens_ = 0;
+
+  void index();  // fills everything below blocks_
 };
 
 // max over mean; 1 when there is nothing to share.

@@ -14,10 +14,10 @@ struct ContextParallelMetadata {
   // Batch level, the same on every rank.
   int bs = 0;
   int cp = 1;
-  std::vector<int64_t> split_list;              // [bs*n] block lengths in natural order
-  std::vector<int64_t> per_rank_actual_token;   // [cp]
-  std::vector<int64_t> reverse_split_len;       // [bs*n] block lengths in rank-major gathered order
-  std::vector<int64_t> cp_reverse_index;        // [bs*n] gathered block at each natural place
+  std::vector<int64_t> split_list;             // [bs*n] block lengths in natural order
+  std::vector<int64_t> per_rank_actual_token;  // [cp]
+  std::vector<int64_t> reverse_split_len;      // [bs*n] block lengths in rank-major gathered order
+  std::vector<int64_t> cp_reverse_index;       // [bs*n] gathered block at each natural place
 
   // Of one rank.
   int cp_rank = 0;
@@ -32,8 +32,8 @@ struct ContextParallelMetadata {
   int64_t total_q_next_tokens = 0;
   int64_t max_seqlen_q_prev = 0;
   int64_t max_seqlen_q_next = 0;
-  std::vector<int64_t> q_start_prev;            // [bs] absolute position of the first query
-  std::vector<int64_t> q_start_next;            // [bs]
+  std::vector<int64_t> q_start_prev;  // [bs] absolute position of the first query
+  std::vector<int64_t> q_start_next;  // [bs]
 };
 
 ContextParallelMetadata make_metadata(const BatchLayout& layout, int cp_rank);

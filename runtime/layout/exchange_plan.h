@@ -19,8 +19,8 @@ struct KvPiece {
   int sequence = 0;
   int64_t position = 0;  // absolute, of the first token
   int64_t length = 0;
-  int64_t slot = 0;      // at the sender
-  int64_t row = 0;       // row in the receive buffer (recv) or in the send buffer (send)
+  int64_t slot = 0;  // at the sender
+  int64_t row = 0;   // row in the receive buffer (recv) or in the send buffer (send)
   bool operator==(const KvPiece&) const = default;
 };
 

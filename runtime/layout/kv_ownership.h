@@ -13,7 +13,7 @@ namespace longhaul::layout {
 struct KvRun {
   int64_t position = 0;  // absolute, of the first token
   int64_t length = 0;
-  int64_t slot = 0;      // of the first token, in [0, tokens this rank stores of the sequence)
+  int64_t slot = 0;  // of the first token, in [0, tokens this rank stores of the sequence)
   bool operator==(const KvRun&) const = default;
 };
 

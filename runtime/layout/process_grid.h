@@ -2,7 +2,7 @@
 // world = dp * cp * ulysses * tp ranks, tp fastest:
 //   world_rank = ((dp_rank * cp + cp_rank) * ulysses + ulysses_rank) * tp + tp_rank
 
-#include <string>
+#include <cstdint>
 
 namespace longhaul::layout {
 

@@ -1,0 +1,49 @@
+#include "apps/progress_line.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+
+namespace longhaul::apps {
+
+ProgressLine::ProgressLine(const Progress& progress, int num_layers, bool show)
+    : progress_(progress), num_layers_(num_layers) {
+  if (show && isatty(STDERR_FILENO) == 1) thread_ = std::thread([this] { loop(); });
+}
+
+ProgressLine::~ProgressLine() {
+  if (!thread_.joinable()) return;
+  {
+    std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  wake_.notify_all();
+  thread_.join();
+  std::fputs("\r\033[K", stderr);
+}
+
+void ProgressLine::report(const model::StepReport& step) {
+  std::lock_guard lock(mutex_);
+  last_ = step;
+}
+
+std::string ProgressLine::line() {
+  const int layer = progress_.layer.load(std::memory_order_relaxed);
+  std::string text = fmt::format("{}", progress_.phase.load(std::memory_order_relaxed));
+  if (last_.num_steps > 1)
+    text += fmt::format(" step {}/{}", std::min(last_.step + 2, last_.num_steps), last_.num_steps);
+  if (last_.tokens_total > 0)
+    text += fmt::format(", {} of {} tokens", last_.tokens_done, last_.tokens_total);
+  if (layer >= 0) text += fmt::format(", layer {}/{}", layer + 1, num_layers_);
+  return text + fmt::format(", {}", progress_.operation.load(std::memory_order_relaxed));
+}
+
+void ProgressLine::loop() {
+  std::unique_lock lock(mutex_);
+  while (!wake_.wait_for(lock, std::chrono::milliseconds(200), [&] { return stop_; }))
+    fmt::print(stderr, "\r\033[K{}", line());
+}
+
+}  // namespace longhaul::apps

@@ -1,0 +1,109 @@
+// longhaul run: the main path, top to bottom.
+
+#include <chrono>
+#include <cstring>
+#include <memory>
+
+#include "apps/agreement.h"
+#include "apps/command.h"
+#include "apps/progress_line.h"
+#include "apps/run_inputs.h"
+#include "apps/run_options.h"
+#include "apps/run_report.h"
+#include "attention/registry.h"
+#include "comm/affinity.h"
+#include "comm/mpi_session.h"
+#include "runtime/core/log.h"
+#include "runtime/core/memory.h"
+#include "runtime/io/atomic_file.h"
+#include "runtime/io/dump.h"
+#include "runtime/layout/process_grid.h"
+#include "runtime/model/decoder.h"
+#include "runtime/model/engine.h"
+
+namespace longhaul::apps {
+namespace {
+
+int run_ranks(const RunOptions& o, comm::MpiSession& session) {
+  const auto start = std::chrono::steady_clock::now();
+  comm::Communicator& world = session.world();
+  Progress& progress = session.progress();
+  const auto grid = layout::make_process_grid(world.size(), world.rank(), o.dp, o.cp, o.ulysses, o.tp);
+
+  // Everything that can be wrong is found before the weights are touched.
+  progress.phase = "start";
+  if (!o.output.empty() && world.rank() == 0) io::check_output_path(o.output, o.force);
+  const RunInputs inputs = read_inputs(o);
+  check_agreement(world, inputs.common);
+  const attention::AttentionDesc desc = attention_desc(inputs.config, o);
+  attention::BackendChoice choice = attention::select_backend(desc, o.backend);
+  attention::check_backend_agreement(*choice.backend, world);
+  for (const std::string& line : choice.log) spdlog::info("attention backend {}", line);
+
+  const comm::CpuShare share = session.cpu_share(o.threads);
+  if (!share.warning.empty()) spdlog::warn("{}", share.warning);
+  ThreadPool pool(share.threads, &progress);
+  choice.backend->prepare(desc, share.threads);
+
+  progress.phase = "load";
+  RunSummary summary;
+  model::Decoder decoder = load_decoder(inputs, o, pool, progress, summary.load_seconds);
+
+  std::unique_ptr<io::HdfDump> dump = open_dump(o, inputs, grid, *choice.backend);
+  model::EngineOptions engine_options{o.layout_kind, {o.strategy_kind, o.two_calls}, o.chunk,
+                                      o.page_size, o.generate, o.stop_at_eos};
+  model::Engine engine(world, decoder, *choice.backend, pool, progress, engine_options);
+  reset_memory_peaks();
+  world.barrier({"before prefill"});
+  {
+    ProgressLine line(progress, inputs.config.num_layers, world.rank() == 0);
+    summary.result = engine.run(inputs.token_lists(), dump.get(),
+                                [&](const model::StepReport& step) { line.report(step); });
+  }
+  if (dump) {
+    progress.phase = "dump";
+    close_dump(*dump, o, world);
+  }
+
+  progress.phase = "report";
+  RankFigures own;
+  own.times = summary.result.prefill_times;
+  own.times.load = summary.load_seconds;
+  own.sent_bytes = world.traffic().sent_bytes;
+  own.received_bytes = world.traffic().received_bytes;
+  own.weights_bytes = memory_figures(MemoryUse::weights).current_bytes;
+  own.tensor_peak_bytes = memory_figures_without_weights().peak_bytes;
+  own.kv_cache_bytes = summary.result.kv_cache_bytes;
+  own.threads = share.threads;
+  std::strncpy(own.host, session.host().c_str(), sizeof own.host - 1);
+  summary.ranks = gather_figures(world, own);
+  summary.wall_seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  summary.backend = choice.backend->name();
+  summary.model = inputs.config.model_type;
+  summary.generated = summary.result.generated;
+  summary.prompts = inputs.prompts;
+  summary.has_text = inputs.tokenizer != nullptr;
+  for (const auto& ids : summary.generated)
+    summary.texts.push_back(summary.has_text ? inputs.tokenizer->decode(ids) : "");
+  if (world.rank() == 0) {
+    print_report(summary, o);
+    if (!o.output.empty()) io::write_file_atomically(o.output, report_json(summary, o), o.force);
+  }
+  return static_cast<int>(summary.all_correct() ? ExitCode::good : ExitCode::different);
+}
+
+}  // namespace
+
+Action add_run_command(CLI::App& app) {
+  auto options = std::make_shared<RunOptions>();
+  options->declare(app);
+  return [options] {
+    options->check();
+    comm::MpiSession session({.timeout_seconds = options->timeout_seconds});
+    init_log(session.world().rank(), session.world().size());
+    return session.guarded([&] { return run_ranks(*options, session); });
+  };
+}
+
+}  // namespace longhaul::apps

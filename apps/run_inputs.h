@@ -1,0 +1,40 @@
+#pragma once
+// What `longhaul run` reads before it computes: model, tokenizer, prompts.
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "apps/agreement.h"
+#include "apps/run_options.h"
+#include "attention/backend.h"
+#include "runtime/io/checkpoint.h"
+#include "runtime/io/dump.h"
+#include "runtime/io/model_config.h"
+#include "runtime/io/prompts.h"
+#include "runtime/io/tokenizer.h"
+#include "runtime/layout/process_grid.h"
+#include "runtime/model/decoder.h"
+
+namespace longhaul::apps {
+
+struct RunInputs {
+  io::ModelConfig config;
+  std::unique_ptr<io::Tokenizer> tokenizer;  // null: token ids only
+  std::vector<io::Prompt> prompts;
+  std::unique_ptr<io::Checkpoint> checkpoint;
+  std::vector<Common> common;  // what all ranks must agree on
+
+  std::vector<std::vector<int32_t>> token_lists() const;
+};
+
+// Throws for everything a person can get wrong in the model folder and the prompt file.
+RunInputs read_inputs(const RunOptions& options);
+
+attention::AttentionDesc attention_desc(const io::ModelConfig& config, const RunOptions& options);
+
+// Reads and packs the weights; adds the seconds it took.
+model::Decoder load_decoder(const RunInputs& inputs, const RunOptions& options, ThreadPool& pool,
+                            Progress& progress, double& seconds);
+
+}  // namespace longhaul::apps

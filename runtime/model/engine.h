@@ -1,0 +1,73 @@
+#pragma once
+// The prefill loop: prompts -> steps -> layout, exchange plan, layers -> next tokens. The KV of a
+// token stays on the rank that owns it; generated tokens go through the same step as prompts.
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "attention/context_parallel.h"
+#include "comm/communicator.h"
+#include "runtime/io/activation_sink.h"
+#include "runtime/layout/kv_ownership.h"
+#include "runtime/model/decoder.h"
+
+namespace longhaul::model {
+
+struct EngineOptions {
+  layout::LayoutKind layout = layout::LayoutKind::balanced;
+  attention::ContextParallelAttention::Options attention;
+  int64_t chunk_tokens = 0;  // new tokens a step over the whole batch; 0: one step
+  int64_t page_size = 64;
+  int64_t generate = 0;      // tokens to generate a sequence
+  bool stop_at_eos = false;
+};
+
+// Told after every step, on every rank.
+struct StepReport {
+  const char* phase;       // "prefill" or "generate"
+  int64_t step = 0;        // from 0 within the phase
+  int64_t num_steps = 0;
+  int64_t tokens_done = 0; // prompt tokens, or tokens generated a sequence
+  int64_t tokens_total = 0;
+};
+
+struct RunResult {
+  std::vector<std::vector<int32_t>> generated;  // [num_sequences], the same on every rank
+  double ttft_seconds = 0;        // first step's start until every sequence has its next token
+  double total_seconds = 0;       // with generation
+  StageTimes prefill_times;       // of this rank, `load` left 0
+  layout::Imbalance prefill_imbalance;  // over all prefill steps together
+  int64_t kv_cache_bytes = 0;     // of this rank
+};
+
+class Engine {
+ public:
+  // Borrows all; one run at a time. `backend` is prepared.
+  Engine(comm::Communicator& cp_comm, Decoder& decoder, attention::Backend& backend,
+         ThreadPool& pool, Progress& progress, EngineOptions options);
+
+  // prompts: token ids, none empty. Collective over cp_comm.
+  RunResult run(std::span<const std::vector<int32_t>> prompts, io::ActivationSink* sink,
+                const std::function<void(const StepReport&)>& on_step);
+
+ private:
+  struct State;
+  // One step; next_tokens[s] is set for sequences whose last known token was in it.
+  void step(State& state, std::span<const layout::SequenceExtent> extents,
+            std::vector<int32_t>& next_tokens);
+  void choose_tokens(State& state, const layout::BatchLayout& layout, ConstTensorView hidden,
+                     std::vector<int32_t>& next_tokens);
+
+  comm::Communicator& comm_;
+  Decoder& decoder_;
+  attention::Backend& backend_;
+  ThreadPool& pool_;
+  Progress& progress_;
+  EngineOptions options_;
+};
+
+}  // namespace longhaul::model

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Installs what longhaul builds on (Debian 12 or Ubuntu 24.04) and builds it into build/<preset>.
+# usage: scripts/setup.sh [PRESET]        PRESET: default (or ci, debug, asan, tsan)
+# Run by scripts/demo.sh and scripts/test.sh; does nothing that is already done.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+preset=${1:-default}
+
+packages=(build-essential cmake ninja-build pkg-config ccache
+  libopenmpi-dev openmpi-bin libhdf5-dev hdf5-tools libdnnl-dev libpcre2-dev libutf8proc-dev
+  libxxhash-dev libcli11-dev nlohmann-json3-dev libspdlog-dev libfmt-dev libhwy-dev
+  libgtest-dev jq)
+
+missing=()
+for p in "${packages[@]}"; do
+  dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'install ok installed' || missing+=("$p")
+done
+if [ ${#missing[@]} -gt 0 ]; then
+  command -v apt-get >/dev/null || {
+    echo "longhaul: packages are missing and there is no apt-get to install them: ${missing[*]}" >&2
+    exit 2
+  }
+  sudo=()
+  if [ "$(id -u)" -ne 0 ]; then
+    command -v sudo >/dev/null || {
+      echo "longhaul: run this as root, or install first: ${missing[*]}" >&2
+      exit 2
+    }
+    sudo=(sudo)
+  fi
+  echo "== installing: ${missing[*]}"
+  "${sudo[@]}" apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+
+if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then
+  echo "== CUDA toolkit found; the GPU backends are a later part of longhaul, this build is for CPU ranks"
+else
+  echo "== no CUDA toolkit found: building without GPU support"
+fi
+
+launcher=()
+command -v ccache >/dev/null && launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
+echo "== building preset $preset"
+cmake --preset "$preset" "${launcher[@]}" >build-configure.log 2>&1 || {
+  cat build-configure.log >&2
+  echo "longhaul: the configuration failed (above)" >&2
+  exit 1
+}
+rm -f build-configure.log
+cmake --build --preset "$preset" -j "$(nproc)"
