@@ -100,6 +100,7 @@ Linear::Linear(ConstTensorView weight, ConstTensorView bias, DType compute)
     impl_->pack(weight);
 }
 
+Linear::Linear() = default;
 Linear::~Linear() = default;
 Linear::Linear(Linear&&) noexcept = default;
 Linear& Linear::operator=(Linear&&) noexcept = default;

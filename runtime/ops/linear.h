@@ -10,7 +10,7 @@ namespace longhaul::ops {
 
 class Linear {
  public:
-  Linear() = default;
+  Linear();
   // weight [out_features, in_features], bias [out_features] or undefined; any of f32, f16, bf16,
   // f64 as stored; `compute` is the dtype of x and y (f64: plain double loops; f32; bf16 with
   // float32 accumulation). Keeps a packed copy, accounted as MemoryUse::weights.
