@@ -7,6 +7,7 @@
 #include "apps/agreement.h"
 #include "apps/command.h"
 #include "apps/progress_line.h"
+#include "apps/run_dump.h"
 #include "apps/run_inputs.h"
 #include "apps/run_options.h"
 #include "apps/run_report.h"
@@ -16,7 +17,6 @@
 #include "runtime/core/log.h"
 #include "runtime/core/memory.h"
 #include "runtime/io/atomic_file.h"
-#include "runtime/io/dump.h"
 #include "runtime/layout/process_grid.h"
 #include "runtime/model/decoder.h"
 #include "runtime/model/engine.h"
@@ -49,7 +49,7 @@ int run_ranks(const RunOptions& o, comm::MpiSession& session) {
   RunSummary summary;
   model::Decoder decoder = load_decoder(inputs, o, pool, progress, summary.load_seconds);
 
-  std::unique_ptr<io::HdfDump> dump = open_dump(o, inputs, grid, *choice.backend);
+  RunDump dump(o, inputs, grid, choice.backend->name(), world);
   model::EngineOptions engine_options{o.layout_kind, {o.strategy_kind, o.two_calls}, o.chunk,
                                       o.page_size, o.generate, o.stop_at_eos};
   model::Engine engine(world, decoder, *choice.backend, pool, progress, engine_options);
@@ -57,13 +57,11 @@ int run_ranks(const RunOptions& o, comm::MpiSession& session) {
   world.barrier({"before prefill"});
   {
     ProgressLine line(progress, inputs.config.num_layers, world.rank() == 0);
-    summary.result = engine.run(inputs.token_lists(), dump.get(),
+    summary.result = engine.run(inputs.token_lists(), dump.sink(),
                                 [&](const model::StepReport& step) { line.report(step); });
   }
-  if (dump) {
-    progress.phase = "dump";
-    close_dump(*dump, o, world);
-  }
+  progress.phase = "dump";
+  dump.close();
 
   progress.phase = "report";
   RankFigures own;
@@ -100,9 +98,11 @@ Action add_run_command(CLI::App& app) {
   options->declare(app);
   return [options] {
     options->check();
-    comm::MpiSession session({.timeout_seconds = options->timeout_seconds});
+    comm::SessionOptions session_options;
+    session_options.timeout_seconds = options->timeout_seconds;
+    comm::MpiSession session(nullptr, nullptr, session_options);
     init_log(session.world().rank(), session.world().size());
-    return session.guarded([&] { return run_ranks(*options, session); });
+    return comm::run_guarded(session, [&] { return run_ranks(*options, session); });
   };
 }
 

@@ -62,17 +62,14 @@ void swiglu(ConstTensorView gate_up, TensorView out, ThreadPool& pool) {
 
 void embed(ConstTensorView table, std::span<const int32_t> ids, TensorView out, ThreadPool& pool) {
   const auto rows = static_cast<int64_t>(ids.size());
-  LH_CHECK(table.shape.rank() == 2 && out.dtype == table.dtype &&
-               out.shape == Shape({rows, table.shape[1]}),
+  LH_CHECK(table.shape.rank() == 2 && out.shape == Shape({rows, table.shape[1]}),
            "{} ids from {} {} to {} {}", rows, dtype_name(table.dtype), table.shape.to_string(),
            dtype_name(out.dtype), out.shape.to_string());
-  const auto bytes = static_cast<size_t>(table.row_bytes());
-  const auto* from = static_cast<const std::byte*>(table.data);
-  auto* to = static_cast<std::byte*>(out.data);
   pool.parallel_ranges(rows, rows_a_task(table.shape[1]), [&](int64_t begin, int64_t end) {
-    for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
-      LH_CHECK(ids[i] >= 0 && ids[i] < table.shape[0], "id {} of {}", ids[i], table.shape[0]);
-      std::memcpy(to + i * bytes, from + static_cast<size_t>(ids[i]) * bytes, bytes);
+    for (int64_t i = begin; i < end; ++i) {
+      const int32_t id = ids[static_cast<size_t>(i)];
+      LH_CHECK(id >= 0 && id < table.shape[0], "id {} of {}", id, table.shape[0]);
+      convert(table.row_range(id, 1), out.row_range(i, 1));
     }
   });
 }
