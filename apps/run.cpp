@@ -1,8 +1,12 @@
 // longhaul run: the main path, top to bottom.
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <fstream>
+#include <iterator>
 #include <memory>
+#include <string>
 
 #include "apps/agreement.h"
 #include "apps/command.h"
@@ -91,6 +95,15 @@ int run_ranks(const RunOptions& o, comm::MpiSession& session) {
   return static_cast<int>(summary.all_correct() ? ExitCode::good : ExitCode::different);
 }
 
+// The command line as this process was started with it.
+std::string command_line() {
+  std::ifstream in("/proc/self/cmdline", std::ios::binary);
+  std::string text{std::istreambuf_iterator<char>(in), {}};
+  if (!text.empty() && text.back() == '\0') text.pop_back();
+  std::replace(text.begin(), text.end(), '\0', ' ');
+  return text;
+}
+
 }  // namespace
 
 Action add_run_command(CLI::App& app) {
@@ -98,6 +111,7 @@ Action add_run_command(CLI::App& app) {
   options->declare(app);
   return [options] {
     options->check();
+    options->command_line = command_line();
     comm::SessionOptions session_options;
     session_options.timeout_seconds = options->timeout_seconds;
     comm::MpiSession session(nullptr, nullptr, session_options);
