@@ -55,7 +55,9 @@ HWY_INLINE void StoreP(F f, V p, uint16_t* to) {
   hn::StoreU(hn::TruncateTo(Half(), hn::ShiftRight<16>(rounded)), Half(), to);
   (void)f;
 }
-HWY_INLINE void StoreP(F f, V p, float* to) { hn::StoreU(p, f, to); }
+HWY_INLINE void StoreP(F f, V p, float* to) {
+  hn::StoreU(p, f, to);
+}
 
 HWY_INLINE float RowMax(F f, const float* s, int64_t n) {
   const auto lanes = static_cast<int64_t>(hn::Lanes(f));
@@ -148,8 +150,12 @@ HWY_INLINE void SoftmaxRows(const SoftmaxTile& t) {
   }
 }
 
-void SoftmaxF32(const SoftmaxTile& t) { SoftmaxRows<6, float>(t); }
-void SoftmaxBf16(const SoftmaxTile& t) { SoftmaxRows<4, uint16_t>(t); }
+void SoftmaxF32(const SoftmaxTile& t) {
+  SoftmaxRows<6, float>(t);
+}
+void SoftmaxBf16(const SoftmaxTile& t) {
+  SoftmaxRows<4, uint16_t>(t);
+}
 
 void Widen(const uint16_t* values, int64_t n, float* out) {
   const F f;
@@ -186,7 +192,9 @@ bool AnyNonfiniteF32(const uint32_t* bits, int64_t n) {
 bool AnyNonfiniteBf16(const uint16_t* bits, int64_t n) {
   return AnyWithExponent<uint16_t>(bits, n, 0x7f80u);
 }
-const char* TargetName() { return hwy::TargetName(HWY_TARGET); }
+const char* TargetName() {
+  return hwy::TargetName(HWY_TARGET);
+}
 
 }  // namespace longhaul::attention::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
@@ -202,8 +210,12 @@ HWY_EXPORT(AnyNonfiniteF32);
 HWY_EXPORT(AnyNonfiniteBf16);
 HWY_EXPORT(TargetName);
 
-void softmax_f32(const SoftmaxTile& tile) { HWY_DYNAMIC_DISPATCH(SoftmaxF32)(tile); }
-void softmax_bf16(const SoftmaxTile& tile) { HWY_DYNAMIC_DISPATCH(SoftmaxBf16)(tile); }
+void softmax_f32(const SoftmaxTile& tile) {
+  HWY_DYNAMIC_DISPATCH(SoftmaxF32)(tile);
+}
+void softmax_bf16(const SoftmaxTile& tile) {
+  HWY_DYNAMIC_DISPATCH(SoftmaxBf16)(tile);
+}
 void scale_to(const float* values, float factor, int64_t n, float* out) {
   HWY_DYNAMIC_DISPATCH(ScaleTo)(values, factor, n, out);
 }
@@ -216,7 +228,9 @@ bool any_nonfinite(const float* values, int64_t n) {
 bool any_nonfinite(const bf16* values, int64_t n) {
   return HWY_DYNAMIC_DISPATCH(AnyNonfiniteBf16)(reinterpret_cast<const uint16_t*>(values), n);
 }
-const char* softmax_target_name() { return HWY_DYNAMIC_DISPATCH(TargetName)(); }
+const char* softmax_target_name() {
+  return HWY_DYNAMIC_DISPATCH(TargetName)();
+}
 
 }  // namespace longhaul::attention::cpu
 #endif

@@ -14,15 +14,16 @@ constexpr int64_t kColumnBlock = 64;
 // The online softmax (Milakov and Gimelshein, arXiv 1805.02867) of one tile of scores, in base 2:
 // p = 2^(score * scale_log2 - top), with top the running maximum of score * scale_log2.
 struct SoftmaxTile {
-  float* scores = nullptr;  // [rows, columns] float32; becomes P (float32, or bf16 at its beginning)
+  float* scores =
+      nullptr;  // [rows, columns] float32; becomes P (float32, or bf16 at its beginning)
   int64_t rows = 0;
-  int64_t columns = 0;      // a multiple of kColumnBlock; also the stride of rows in floats
-  int64_t group = 1;        // rows of one query token (they share `visible`)
+  int64_t columns = 0;  // a multiple of kColumnBlock; also the stride of rows in floats
+  int64_t group = 1;    // rows of one query token (they share `visible`)
   const int64_t* visible = nullptr;  // [rows / group] columns that the token sees; others get p = 0
   float scale_log2 = 0;              // >= 0
-  float* top = nullptr;   // [rows] in and out; -inf before the first key
-  float* sum = nullptr;   // [rows] in and out: sum of p, unrounded
-  float* out = nullptr;   // [rows, dim_v], scaled down where `top` rises
+  float* top = nullptr;              // [rows] in and out; -inf before the first key
+  float* sum = nullptr;              // [rows] in and out: sum of p, unrounded
+  float* out = nullptr;              // [rows, dim_v], scaled down where `top` rises
   int64_t dim_v = 0;
 };
 
