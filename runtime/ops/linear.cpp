@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <string_view>
 
 #include "runtime/ops/elementwise.h"
+#include "runtime/ops/kernels.h"
 #include "runtime/ops/linear_f64.h"
 #include "runtime/ops/onednn_product.h"
 #include "runtime/ops/thread_scratch.h"
@@ -100,6 +102,7 @@ Linear::Linear(ConstTensorView weight, ConstTensorView bias, DType compute)
     impl_->pack(weight);
 }
 
+Linear::Linear() = default;
 Linear::~Linear() = default;
 Linear::Linear(Linear&&) noexcept = default;
 Linear& Linear::operator=(Linear&&) noexcept = default;
@@ -141,6 +144,24 @@ void for_each_piece(int64_t rows, F&& f) {
 
 }  // namespace
 
+std::string Linear::kernel_name() const {
+  LH_CHECK(defined());
+  if (impl_->compute == DType::f64) return "double loops";
+  return onednn::kernel_name(impl_->product(0, impl_->num_blocks == 1, impl_->compute));
+}
+
+bool Linear::row_count_independent() const {
+  LH_CHECK(defined());
+  if (impl_->compute == DType::f64) return true;
+  for (size_t size = 0; size < kRowSizes.size(); ++size)
+    for (const bool last : {false, true}) {
+      const onednn::Product& p =
+          impl_->product(size, last || impl_->num_blocks == 1, impl_->compute);
+      if (std::string_view(onednn::kernel_name(p)).substr(0, 3) != "brg") return false;
+    }
+  return true;
+}
+
 void Linear::Impl::prepare(int64_t rows, DType out_type) {
   const auto want = [&](size_t size, int64_t, int64_t) {
     for (int64_t b : {int64_t{0}, num_blocks - 1})
@@ -177,9 +198,13 @@ void Linear::Impl::multiply_rows(size_t size, int64_t row, int64_t count, int64_
              : thread_scratch(ScratchSlot::destination, rows * columns * dtype_size(result_type));
   onednn::run(p, src, packed.as<uint8_t>() + b * block_bytes, bias_of(b), dst);
   if (direct) return;
-  for (int64_t r = 0; r < count; ++r)
-    convert({dst + r * columns * dtype_size(result_type), result_type, {columns}},
-            {to + r * out * y_size, y.dtype, {columns}});
+  const int64_t dst_bytes = columns * dtype_size(result_type), y_bytes = out * y_size;
+  for (int64_t r = 0; r < count; ++r, dst += dst_bytes, to += y_bytes) {
+    if (result_type == y.dtype)
+      std::memcpy(to, dst, static_cast<size_t>(dst_bytes));
+    else
+      kernels::narrow(reinterpret_cast<const float*>(dst), reinterpret_cast<bf16*>(to), columns);
+  }
 }
 
 void Linear::Impl::multiply_tile(int64_t row, int64_t count, int64_t b, ConstTensorView x,
