@@ -71,13 +71,22 @@ void Linear::Impl::pack(ConstTensorView weight) {
   block_bytes = round_up(onednn::packed_bytes(in, columns_of(0), product_type), 64);
   const int64_t last_bytes = onednn::packed_bytes(in, columns_of(num_blocks - 1), product_type);
   packed = Tensor(DType::u8, {(num_blocks - 1) * block_bytes + last_bytes}, MemoryUse::weights);
-  // One block at a time is brought to the product's type (and to an aligned place).
-  Tensor rows(product_type, {columns_of(0), in});
+  // One block at a time is brought to the product's type (and to an aligned place). Weights are
+  // those of the compute type on every CPU, so where bf16 is computed in f32 they round first.
+  const bool round_first = product_type != compute && weight.dtype != compute;
+  Tensor rows(product_type, {columns_of(0), in}), rounded;
+  if (round_first) rounded = Tensor(compute, rows.shape());
   for (int64_t b = 0; b < num_blocks; ++b) {
-    const TensorView part = rows.view().row_range(0, columns_of(b));
-    convert(weight.row_range(b * block, columns_of(b)), part);
-    onednn::pack(part.data, in, columns_of(b), product_type,
-                 packed.as<uint8_t>() + b * block_bytes);
+    const ConstTensorView from = weight.row_range(b * block, columns_of(b));
+    const TensorView to = rows.view().row_range(0, columns_of(b));
+    if (round_first) {
+      const TensorView between = rounded.view().row_range(0, columns_of(b));
+      convert(from, between);
+      convert(between, to);
+    } else {
+      convert(from, to);
+    }
+    onednn::pack(to.data, in, columns_of(b), product_type, packed.as<uint8_t>() + b * block_bytes);
   }
 }
 
