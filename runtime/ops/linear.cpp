@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <string_view>
 
 #include "runtime/ops/elementwise.h"
+#include "runtime/ops/kernels.h"
 #include "runtime/ops/linear_f64.h"
 #include "runtime/ops/onednn_product.h"
 #include "runtime/ops/thread_scratch.h"
@@ -69,13 +71,22 @@ void Linear::Impl::pack(ConstTensorView weight) {
   block_bytes = round_up(onednn::packed_bytes(in, columns_of(0), product_type), 64);
   const int64_t last_bytes = onednn::packed_bytes(in, columns_of(num_blocks - 1), product_type);
   packed = Tensor(DType::u8, {(num_blocks - 1) * block_bytes + last_bytes}, MemoryUse::weights);
-  // One block at a time is brought to the product's type (and to an aligned place).
-  Tensor rows(product_type, {columns_of(0), in});
+  // One block at a time is brought to the product's type (and to an aligned place). Weights are
+  // those of the compute type on every CPU, so where bf16 is computed in f32 they round first.
+  const bool round_first = product_type != compute && weight.dtype != compute;
+  Tensor rows(product_type, {columns_of(0), in}), rounded;
+  if (round_first) rounded = Tensor(compute, rows.shape());
   for (int64_t b = 0; b < num_blocks; ++b) {
-    const TensorView part = rows.view().row_range(0, columns_of(b));
-    convert(weight.row_range(b * block, columns_of(b)), part);
-    onednn::pack(part.data, in, columns_of(b), product_type,
-                 packed.as<uint8_t>() + b * block_bytes);
+    const ConstTensorView from = weight.row_range(b * block, columns_of(b));
+    const TensorView to = rows.view().row_range(0, columns_of(b));
+    if (round_first) {
+      const TensorView between = rounded.view().row_range(0, columns_of(b));
+      convert(from, between);
+      convert(between, to);
+    } else {
+      convert(from, to);
+    }
+    onednn::pack(to.data, in, columns_of(b), product_type, packed.as<uint8_t>() + b * block_bytes);
   }
 }
 
@@ -142,6 +153,24 @@ void for_each_piece(int64_t rows, F&& f) {
 
 }  // namespace
 
+std::string Linear::kernel_name() const {
+  LH_CHECK(defined());
+  if (impl_->compute == DType::f64) return "double loops";
+  return onednn::kernel_name(impl_->product(0, impl_->num_blocks == 1, impl_->compute));
+}
+
+bool Linear::row_count_independent() const {
+  LH_CHECK(defined());
+  if (impl_->compute == DType::f64) return true;
+  for (size_t size = 0; size < kRowSizes.size(); ++size)
+    for (const bool last : {false, true}) {
+      const onednn::Product& p =
+          impl_->product(size, last || impl_->num_blocks == 1, impl_->compute);
+      if (std::string_view(onednn::kernel_name(p)).substr(0, 3) != "brg") return false;
+    }
+  return true;
+}
+
 void Linear::Impl::prepare(int64_t rows, DType out_type) {
   const auto want = [&](size_t size, int64_t, int64_t) {
     for (int64_t b : {int64_t{0}, num_blocks - 1})
@@ -178,9 +207,13 @@ void Linear::Impl::multiply_rows(size_t size, int64_t row, int64_t count, int64_
              : thread_scratch(ScratchSlot::destination, rows * columns * dtype_size(result_type));
   onednn::run(p, src, packed.as<uint8_t>() + b * block_bytes, bias_of(b), dst);
   if (direct) return;
-  for (int64_t r = 0; r < count; ++r)
-    convert({dst + r * columns * dtype_size(result_type), result_type, {columns}},
-            {to + r * out * y_size, y.dtype, {columns}});
+  const int64_t dst_bytes = columns * dtype_size(result_type), y_bytes = out * y_size;
+  for (int64_t r = 0; r < count; ++r, dst += dst_bytes, to += y_bytes) {
+    if (result_type == y.dtype)
+      std::memcpy(to, dst, static_cast<size_t>(dst_bytes));
+    else
+      kernels::narrow(reinterpret_cast<const float*>(dst), reinterpret_cast<bf16*>(to), columns);
+  }
 }
 
 void Linear::Impl::multiply_tile(int64_t row, int64_t count, int64_t b, ConstTensorView x,
