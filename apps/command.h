@@ -14,6 +14,7 @@ Action add_plan_command(CLI::App& app);
 Action add_merge_command(CLI::App& app);
 Action add_inspect_command(CLI::App& app);
 Action add_bench_command(CLI::App& app);
+Action add_make_checkpoint_command(CLI::App& app);
 Action add_info_command(CLI::App& app);
 
 }  // namespace longhaul::apps

@@ -44,6 +44,10 @@ int main_checked(int argc, char** argv) {
 #if __has_include("apps/bench.cpp")
   add("bench", "measure speed, as ratios to the machine's ceilings", add_bench_command);
 #endif
+#if __has_include("apps/make_checkpoint.cpp")
+  add("make-checkpoint", "write seeded random weights for a config as safetensors",
+      add_make_checkpoint_command);
+#endif
 #if __has_include("apps/info.cpp")
   add("info", "version, features, libraries, devices, binding", add_info_command);
 #endif

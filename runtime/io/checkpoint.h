@@ -29,6 +29,8 @@ class Checkpoint {
   virtual ~Checkpoint() = default;
 
   virtual bool has(std::string_view name) const = 0;
+  // How it is stored; throws as tensor() does.
+  virtual DType dtype_of(std::string_view name) const = 0;
   // A read-only view that lives as long as the checkpoint or until release(). Throws
   // Error(mismatch) with the name and both shapes when the tensor is missing or has another shape,
   // Error(corrupt) for a dtype that no weight can have or when the file was cut short meanwhile.

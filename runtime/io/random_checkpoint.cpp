@@ -88,6 +88,12 @@ class RandomCheckpoint final : public Checkpoint {
 
   bool has(std::string_view name) const override { return shapes_.contains(name); }
 
+  DType dtype_of(std::string_view name) const override {
+    if (!has(name))
+      fail(ExitCode::mismatch, "random weights: there is no tensor {}", in_quotes(name));
+    return dtype_;
+  }
+
   ConstTensorView tensor(std::string_view name, const Shape& expected) override {
     const auto it = shapes_.find(name);
     if (it == shapes_.end())

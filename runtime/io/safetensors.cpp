@@ -72,6 +72,7 @@ class SafetensorsCheckpoint final : public Checkpoint {
   void check_against(const SafetensorsIndex& index, const std::string& where) const;
 
   bool has(std::string_view name) const override { return locate(name).has_value(); }
+  DType dtype_of(std::string_view name) const override;
   ConstTensorView tensor(std::string_view name, const Shape& expected) override;
   void release(std::string_view name) override;
   std::vector<std::string> unused() const override;
@@ -95,6 +96,7 @@ class SafetensorsCheckpoint final : public Checkpoint {
   std::optional<Location> locate(std::string_view name) const;
   std::optional<Location> locate_in_stack(std::string_view name) const;
   const size_t* find(std::string_view name) const;
+  DType dtype_of_stored(const Stored& stored) const;
   std::string path_of(const Stored& stored) const {
     return (fs::path(dir_) / files_[stored.file].name).string();
   }
@@ -187,6 +189,20 @@ std::optional<Location> SafetensorsCheckpoint::locate(std::string_view name) con
   return locate_in_stack(name);
 }
 
+DType SafetensorsCheckpoint::dtype_of_stored(const Stored& stored) const {
+  const std::optional<DType> dtype = weight_dtype(stored.entry.dtype);
+  if (!dtype)
+    fail(ExitCode::corrupt, "{}: tensor {} is of dtype {}; longhaul reads BF16, F16, F32 and F64",
+         path_of(stored), in_quotes(stored.entry.name), stored.entry.dtype);
+  return *dtype;
+}
+
+DType SafetensorsCheckpoint::dtype_of(std::string_view name) const {
+  const std::optional<Location> location = locate(name);
+  if (!location) fail(ExitCode::mismatch, "{}: tensor {} is missing", dir_, in_quotes(name));
+  return dtype_of_stored(stored_[location->stored]);
+}
+
 ConstTensorView SafetensorsCheckpoint::tensor(std::string_view name, const Shape& expected) {
   const std::optional<Location> location = locate(name);
   if (!location)
@@ -197,21 +213,18 @@ ConstTensorView SafetensorsCheckpoint::tensor(std::string_view name, const Shape
                   expected.dims().end()))
     fail(ExitCode::mismatch, "{}: tensor {} has shape {}; the config asks for {}", path_of(stored),
          in_quotes(name), dims_to_string(location->dims), expected.to_string());
-  const std::optional<DType> dtype = weight_dtype(stored.entry.dtype);
-  if (!dtype)
-    fail(ExitCode::corrupt, "{}: tensor {} is of dtype {}; longhaul reads BF16, F16, F32 and F64",
-         path_of(stored), in_quotes(name), stored.entry.dtype);
+  const DType dtype = dtype_of_stored(stored);
   const MappedFile& map = files_[stored.file].map;
   map.check_unchanged();
-  ConstTensorView view{map.bytes().data() + location->begin, *dtype, expected};
+  ConstTensorView view{map.bytes().data() + location->begin, dtype, expected};
   map.will_need(location->begin, static_cast<size_t>(view.num_bytes()));
 
   const std::lock_guard lock(mutex_);
   stored.asked = true;
-  const auto alignment = static_cast<uintptr_t>(dtype_size(*dtype));
+  const auto alignment = static_cast<uintptr_t>(dtype_size(dtype));
   if (reinterpret_cast<uintptr_t>(view.data) % alignment == 0) return view;
   // Headers need not be padded. Reading through a misaligned pointer is undefined, so copy.
-  Tensor copy(*dtype, expected, MemoryUse::weights);
+  Tensor copy(dtype, expected, MemoryUse::weights);
   std::memcpy(copy.data(), view.data, static_cast<size_t>(view.num_bytes()));
   return copies_.insert_or_assign(std::string(name), std::move(copy)).first->second.view();
 }
