@@ -73,7 +73,7 @@ constexpr NumberField kNumberFields[] = {
 // "t h d" says nothing about the sharding, which the dump knows: "t[cp:zigzag] h d".
 std::string with_layout(std::string_view dims, const std::string& layout) {
   if (!dims.starts_with("t") || (dims.size() > 1 && dims[1] != ' ')) return std::string(dims);
-  return "t[cp:" + layout + "]" + std::string(dims.substr(1));
+  return fmt::format("t[cp:{}]{}", layout, dims.substr(1));
 }
 
 }  // namespace
