@@ -16,7 +16,6 @@
 #include "apps/run_options.h"
 #include "apps/run_report.h"
 #include "attention/registry.h"
-#include "comm/affinity.h"
 #include "comm/mpi_session.h"
 #include "runtime/core/log.h"
 #include "runtime/core/memory.h"
@@ -44,8 +43,7 @@ int run_ranks(const RunOptions& o, comm::MpiSession& session) {
   attention::check_backend_agreement(*choice.backend, world);
   for (const std::string& line : choice.log) spdlog::info("attention backend {}", line);
 
-  const comm::CpuShare share = session.cpu_share(o.threads);
-  if (!share.warning.empty()) spdlog::warn("{}", share.warning);
+  struct { int threads; } share{o.threads > 0 ? o.threads : 1};
   ThreadPool pool(share.threads, &progress);
   choice.backend->prepare(desc, share.threads);
 
