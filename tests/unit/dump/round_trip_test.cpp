@@ -24,9 +24,8 @@ TEST(DumpRoundTrip, ChunkBordersFallAnywhere) {
   SimulatedRun run;
   run.cp = 2;
   run.kind = layout::LayoutKind::balanced;
-  run.tensors = {{"hidden", DType::f32, {16384}, "t d"}, {"wide", DType::bf16, {700000}, "t v"}};
-  run.steps = {
-      {{0, 37}, {5, 101}}, {{37, 64}, {106, 1}}, {{101, 1}, {107, 1}}, {{102, 1}, {108, 70}}};
+  run.tensors = {{"hidden", DType::f32, {16384}, "t d"}, {"wide", DType::bf16, {350001}, "t v"}};
+  run.steps = {{{0, 17}, {5, 41}}, {{17, 33}, {46, 1}}, {{50, 1}, {47, 1}}, {{51, 1}, {48, 20}}};
   run.write(folder / "dump");
   merge_dump(folder / "dump", folder / "merged.h5", false);
   run.expect_merged(folder / "merged.h5");

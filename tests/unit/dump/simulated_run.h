@@ -32,8 +32,7 @@ class TemporaryFolder {
  public:
   TemporaryFolder() {
     const fs::path memory = "/dev/shm";
-    const fs::path top =
-        ::access(memory.c_str(), W_OK) == 0 ? memory : fs::temp_directory_path();
+    const fs::path top = ::access(memory.c_str(), W_OK) == 0 ? memory : fs::temp_directory_path();
     std::string name = (top / "longhaul_dump_XXXXXX").string();
     if (::mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp");
     path_ = name;
