@@ -27,7 +27,7 @@ std::string this_host() {
   return host.substr(0, host.find('.'));
 }
 
-int cores_of_this_process() {
+int affinity_count() {
   cpu_set_t set;
   if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
   return CPU_COUNT(&set);
@@ -75,7 +75,7 @@ void MpiSession::Impl::start_mpi(int* argc, char*** argv) {
   MpiTransport::Options transport;
   transport.chunk_bytes = options.chunk_bytes;
   transport.inline_bytes = options.inline_bytes;
-  transport.crowded = launcher.local_size < 0 || launcher.local_size > cores_of_this_process();
+  transport.crowded = launcher.local_size < 0 || launcher.local_size > affinity_count();
   std::vector<int> world_ranks;
   for (int r = 0; r < size; ++r) world_ranks.push_back(r);
   world = std::make_unique<PlannedCommunicator>(
