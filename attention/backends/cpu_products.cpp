@@ -1,7 +1,5 @@
 #include "attention/backends/cpu_products.h"
 
-#include <omp.h>
-
 #include <array>
 #include <dnnl.hpp>
 #include <map>
@@ -9,6 +7,8 @@
 
 #include "runtime/core/check.h"
 #include "runtime/core/tensor.h"
+#include "runtime/ops/machine_peak.h"
+#include "runtime/ops/thread_scratch.h"
 
 namespace longhaul::attention::cpu {
 namespace {
@@ -98,8 +98,7 @@ struct TileProducts::Impl {
   }
 
   void run(const Product& p, const void* a, const void* b, float* c) {
-    thread_local const bool one_thread = (omp_set_num_threads(1), true);
-    (void)one_thread;
+    ops::keep_libraries_single_threaded();
     Prepared& ready = get(p);
     checked(p, [&] {
       // dnnl::memory knows no const; sources are only read.

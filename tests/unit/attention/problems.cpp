@@ -10,9 +10,14 @@ namespace {
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 constexpr double kInf = std::numeric_limits<double>::infinity();
 
-double load(const void* data, DType dtype, int64_t i) {
-  return dispatch_float(
-      dtype, [&](auto t) { return static_cast<double>(static_cast<const decltype(t)*>(data)[i]); });
+// n elements as double.
+std::vector<double> load(const void* data, DType dtype, int64_t n) {
+  std::vector<double> values(static_cast<size_t>(n));
+  dispatch_float(dtype, [&](auto t) {
+    const auto* from = static_cast<const decltype(t)*>(data);
+    for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<double>(from[i]);
+  });
+  return values;
 }
 
 }  // namespace
@@ -23,7 +28,9 @@ double normal(Rng& rng) {
 }
 
 double get(ConstTensorView t, int64_t i) {
-  return load(t.data, t.dtype, i);
+  return dispatch_float(t.dtype, [&](auto x) {
+    return static_cast<double>(static_cast<const decltype(x)*>(t.data)[i]);
+  });
 }
 
 void set(TensorView t, int64_t i, double value) {
@@ -49,8 +56,11 @@ std::vector<Key> Problem::keys(int sequence) const {
   const int64_t size = dtype_size(dtype);
   for (const KvSegment& s : kv[static_cast<size_t>(sequence)])
     for (int64_t i = 0; i < s.length; ++i)
-      all.push_back({s.position + i, static_cast<const std::byte*>(s.k) + i * s.k_stride * size,
-                     static_cast<const std::byte*>(s.v) + i * s.v_stride * size});
+      all.push_back(
+          {s.position + i,
+           load(static_cast<const std::byte*>(s.k) + i * s.k_stride * size, dtype, kv_heads * dim),
+           load(static_cast<const std::byte*>(s.v) + i * s.v_stride * size, dtype,
+                kv_heads * dim_v)});
   return all;
 }
 
@@ -105,54 +115,75 @@ Problem random_problem(DType dtype, Rng& rng, const ProblemRange& range) {
   return p;
 }
 
+namespace {
+
+// One row: the visible keys' scores, softmax and weighted sum.
+struct Row {
+  const double* q;
+  int64_t kv_head;
+  double* out;
+  double* lse;
+};
+
+void solve_row(const Problem& p, const std::vector<const Key*>& seen, const Row& row, bool round_p,
+               Answer& a) {
+  std::fill_n(row.out, p.dim_v, 0.0);
+  *row.lse = -kInf;
+  if (seen.empty()) return;
+  std::vector<double> scores;
+  for (const Key* key : seen) {
+    double score = 0, size = 0;
+    for (int64_t d = 0; d < p.dim; ++d) {
+      const double term = row.q[d] * key->k[static_cast<size_t>(row.kv_head * p.dim + d)];
+      score += term;
+      size += std::abs(term);
+    }
+    scores.push_back(score * p.scale);
+    a.most_score = std::max(a.most_score, size * std::abs(p.scale));
+  }
+  const double top = *std::max_element(scores.begin(), scores.end());
+  double sum = 0;
+  for (size_t j = 0; j < seen.size(); ++j) {
+    double weight = std::exp(scores[j] - top);
+    sum += weight;
+    if (round_p) weight = static_cast<double>(bf16(static_cast<float>(weight)));
+    for (int64_t d = 0; d < p.dim_v; ++d)
+      row.out[d] += weight * seen[j]->v[static_cast<size_t>(row.kv_head * p.dim_v + d)];
+  }
+  for (int64_t d = 0; d < p.dim_v; ++d) row.out[d] /= sum;
+  *row.lse = top + std::log(sum);
+}
+
+}  // namespace
+
 Answer solve(const Problem& p, bool round_p) {
   Answer a;
   a.out.assign(static_cast<size_t>(p.rows * p.heads * p.dim_v), kNaN);
   a.lse.assign(static_cast<size_t>(p.rows * p.heads), kNaN);
   a.covered.assign(static_cast<size_t>(p.rows), false);
+  const std::vector<double> q = load(p.q.data(), p.dtype, p.q.num_elements());
+  std::vector<std::vector<Key>> keys;
+  for (size_t s = 0; s < p.kv.size(); ++s) {
+    keys.push_back(p.keys(static_cast<int>(s)));
+    for (const Key& key : keys.back())
+      for (double v : key.v) a.most_value = std::max(a.most_value, std::abs(v));
+  }
   const int64_t group = p.heads / p.kv_heads;
-  for (const WorkItem& w : p.items) {
-    std::vector<Key> keys = p.keys(w.sequence);
+  for (const WorkItem& w : p.items)
     for (int64_t i = 0; i < w.q_length; ++i) {
       a.covered[static_cast<size_t>(w.q_row + i)] = true;
+      std::vector<const Key*> seen;
+      for (const Key& key : keys[static_cast<size_t>(w.sequence)])
+        if (key.position < w.kv_length && (!p.causal || key.position <= w.q_position + i))
+          seen.push_back(&key);
       for (int64_t h = 0; h < p.heads; ++h) {
         const int64_t row = (w.q_row + i) * p.heads + h;
-        std::vector<double> scores;
-        std::vector<const Key*> seen;
-        for (const Key& key : keys) {
-          if (key.position >= w.kv_length) continue;
-          if (p.causal && key.position > w.q_position + i) continue;
-          double score = 0, size = 0;
-          for (int64_t d = 0; d < p.dim; ++d) {
-            const double term =
-                get(p.q, row * p.dim + d) * load(key.k, p.dtype, h / group * p.dim + d);
-            score += term;
-            size += std::abs(term);
-          }
-          scores.push_back(score * p.scale);
-          seen.push_back(&key);
-          a.most_score = std::max(a.most_score, size * std::abs(p.scale));
-        }
-        const double top = scores.empty() ? 0 : *std::max_element(scores.begin(), scores.end());
-        double sum = 0;
-        std::vector<double> out(static_cast<size_t>(p.dim_v), 0.0);
-        for (size_t j = 0; j < seen.size(); ++j) {
-          double weight = std::exp(scores[j] - top);
-          sum += weight;
-          if (round_p) weight = static_cast<double>(bf16(static_cast<float>(weight)));
-          for (int64_t d = 0; d < p.dim_v; ++d) {
-            const double v = load(seen[j]->v, p.dtype, h / group * p.dim_v + d);
-            a.most_value = std::max(a.most_value, std::abs(v));
-            out[static_cast<size_t>(d)] += weight * v;
-          }
-        }
-        for (int64_t d = 0; d < p.dim_v; ++d)
-          a.out[static_cast<size_t>(row * p.dim_v + d)] =
-              seen.empty() ? 0 : out[static_cast<size_t>(d)] / sum;
-        a.lse[static_cast<size_t>(row)] = seen.empty() ? -kInf : top + std::log(sum);
+        solve_row(p, seen,
+                  {&q[static_cast<size_t>(row * p.dim)], h / group,
+                   &a.out[static_cast<size_t>(row * p.dim_v)], &a.lse[static_cast<size_t>(row)]},
+                  round_p, a);
       }
     }
-  }
   return a;
 }
 

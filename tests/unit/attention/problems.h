@@ -24,9 +24,8 @@ void fill_normal(TensorView t, Rng& rng, double deviation = 1);
 void fill(TensorView t, double value);
 
 struct Key {
-  int64_t position;
-  const void* k;  // [num_kv_heads, head_dim]
-  const void* v;
+  int64_t position = 0;
+  std::vector<double> k, v;  // [num_kv_heads, head_dim(_v)]
 };
 
 struct Problem {
