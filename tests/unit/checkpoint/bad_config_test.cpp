@@ -120,6 +120,8 @@ TEST(BadConfig, ValuesThatMakeNoSenseAreCorrupt) {
         "num_experts is 4 but num_local_experts is 8"},
        {kMoe + R"("num_experts":4,"num_experts_per_tok":5)",
         "num_experts_per_tok is 5 but there are only 4 experts"},
+       {kMoe + R"("num_experts":60000,"num_hidden_layers":17)",
+        "num_experts (60000) times num_hidden_layers (17) is past 1000000"},
        {kMoe + R"("num_experts_per_tok":0)", "num_experts_per_tok is 0"},
        {kMoe + R"("moe_intermediate_size":0)", "moe_intermediate_size is 0"},
        {kMoe + R"("decoder_sparse_step":0)", "decoder_sparse_step is 0"},
