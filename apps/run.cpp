@@ -1,12 +1,17 @@
 // longhaul run: the main path, top to bottom.
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <fstream>
+#include <iterator>
 #include <memory>
+#include <string>
 
 #include "apps/agreement.h"
 #include "apps/command.h"
 #include "apps/progress_line.h"
+#include "apps/run_dump.h"
 #include "apps/run_inputs.h"
 #include "apps/run_options.h"
 #include "apps/run_report.h"
@@ -16,7 +21,6 @@
 #include "runtime/core/log.h"
 #include "runtime/core/memory.h"
 #include "runtime/io/atomic_file.h"
-#include "runtime/io/dump.h"
 #include "runtime/layout/process_grid.h"
 #include "runtime/model/decoder.h"
 #include "runtime/model/engine.h"
@@ -40,16 +44,18 @@ int run_ranks(const RunOptions& o, comm::MpiSession& session) {
   attention::check_backend_agreement(*choice.backend, world);
   for (const std::string& line : choice.log) spdlog::info("attention backend {}", line);
 
-  const comm::CpuShare share = session.cpu_share(o.threads);
-  if (!share.warning.empty()) spdlog::warn("{}", share.warning);
-  ThreadPool pool(share.threads, &progress);
-  choice.backend->prepare(desc, share.threads);
+  const comm::CoreShares cores = comm::gather_core_shares(session);
+  const int threads = o.threads > 0 ? o.threads : cores.default_threads();
+  if (const std::string w = cores.warning(threads); !w.empty() && world.rank() == 0)
+    spdlog::warn("{}", w);
+  ThreadPool pool(threads, &progress);
+  choice.backend->prepare(desc, threads);
 
   progress.phase = "load";
   RunSummary summary;
   model::Decoder decoder = load_decoder(inputs, o, pool, progress, summary.load_seconds);
 
-  std::unique_ptr<io::HdfDump> dump = open_dump(o, inputs, grid, *choice.backend);
+  RunDump dump(o, inputs, grid, choice.backend->name(), world);
   model::EngineOptions engine_options{o.layout_kind, {o.strategy_kind, o.two_calls}, o.chunk,
                                       o.page_size, o.generate, o.stop_at_eos};
   model::Engine engine(world, decoder, *choice.backend, pool, progress, engine_options);
@@ -57,13 +63,11 @@ int run_ranks(const RunOptions& o, comm::MpiSession& session) {
   world.barrier({"before prefill"});
   {
     ProgressLine line(progress, inputs.config.num_layers, world.rank() == 0);
-    summary.result = engine.run(inputs.token_lists(), dump.get(),
+    summary.result = engine.run(inputs.token_lists(), dump.sink(),
                                 [&](const model::StepReport& step) { line.report(step); });
   }
-  if (dump) {
-    progress.phase = "dump";
-    close_dump(*dump, o, world);
-  }
+  progress.phase = "dump";
+  dump.close();
 
   progress.phase = "report";
   RankFigures own;
@@ -74,7 +78,7 @@ int run_ranks(const RunOptions& o, comm::MpiSession& session) {
   own.weights_bytes = memory_figures(MemoryUse::weights).current_bytes;
   own.tensor_peak_bytes = memory_figures_without_weights().peak_bytes;
   own.kv_cache_bytes = summary.result.kv_cache_bytes;
-  own.threads = share.threads;
+  own.threads = threads;
   std::strncpy(own.host, session.host().c_str(), sizeof own.host - 1);
   summary.ranks = gather_figures(world, own);
   summary.wall_seconds =
@@ -93,6 +97,15 @@ int run_ranks(const RunOptions& o, comm::MpiSession& session) {
   return static_cast<int>(summary.all_correct() ? ExitCode::good : ExitCode::different);
 }
 
+// The command line as this process was started with it.
+std::string command_line() {
+  std::ifstream in("/proc/self/cmdline", std::ios::binary);
+  std::string text{std::istreambuf_iterator<char>(in), {}};
+  if (!text.empty() && text.back() == '\0') text.pop_back();
+  std::replace(text.begin(), text.end(), '\0', ' ');
+  return text;
+}
+
 }  // namespace
 
 Action add_run_command(CLI::App& app) {
@@ -100,9 +113,12 @@ Action add_run_command(CLI::App& app) {
   options->declare(app);
   return [options] {
     options->check();
-    comm::MpiSession session({.timeout_seconds = options->timeout_seconds});
+    options->command_line = command_line();
+    comm::SessionOptions session_options;
+    session_options.timeout_seconds = options->timeout_seconds;
+    comm::MpiSession session(nullptr, nullptr, session_options);
     init_log(session.world().rank(), session.world().size());
-    return session.guarded([&] { return run_ranks(*options, session); });
+    return comm::run_guarded(session, [&] { return run_ranks(*options, session); });
   };
 }
 

@@ -4,10 +4,13 @@
 #include <utility>
 
 #include "runtime/core/log.h"
+#include "runtime/io/atomic_file.h"
 #include "runtime/model/stage_times.h"
 
 namespace longhaul::apps {
 namespace {
+
+constexpr int64_t kMaxConfigBytes = 16 << 20;
 
 void check_lengths(const RunInputs& inputs, const RunOptions& o) {
   const int64_t most = inputs.config.max_position_embeddings;
@@ -49,6 +52,7 @@ std::vector<std::vector<int32_t>> RunInputs::token_lists() const {
 RunInputs read_inputs(const RunOptions& o) {
   RunInputs in;
   in.config = io::read_model_config(o.model);
+  in.config_json = io::read_small_file(o.model / "config.json", kMaxConfigBytes);
   for (const std::string& key : in.config.unknown_keys)
     spdlog::warn("config.json: '{}' is not known to longhaul and has no effect", key);
   in.tokenizer = io::load_tokenizer(o.model, in.config.vocab_size);
@@ -57,6 +61,7 @@ RunInputs read_inputs(const RunOptions& o) {
   in.checkpoint = o.load_format == "random" ? io::make_random_checkpoint(in.config, o.seed)
                                             : io::open_safetensors(o.model);
   for (const std::string& setting : o.shared_settings()) in.common.push_back({"the option", setting});
+  in.common.push_back({"config.json", digest(in.config_json)});
   in.common.push_back({"the prompt file's content", digest(all_tokens(in.prompts))});
   in.common.push_back({"the checkpoint's content",
                        fmt::format("{:016x}", in.checkpoint->fingerprint()), ExitCode::mismatch});

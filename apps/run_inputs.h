@@ -9,17 +9,16 @@
 #include "apps/run_options.h"
 #include "attention/backend.h"
 #include "runtime/io/checkpoint.h"
-#include "runtime/io/dump.h"
 #include "runtime/io/model_config.h"
 #include "runtime/io/prompts.h"
 #include "runtime/io/tokenizer.h"
-#include "runtime/layout/process_grid.h"
 #include "runtime/model/decoder.h"
 
 namespace longhaul::apps {
 
 struct RunInputs {
   io::ModelConfig config;
+  std::string config_json;                   // the file's text
   std::unique_ptr<io::Tokenizer> tokenizer;  // null: token ids only
   std::vector<io::Prompt> prompts;
   std::unique_ptr<io::Checkpoint> checkpoint;

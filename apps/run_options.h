@@ -38,6 +38,7 @@ struct RunOptions {
   int threads = 0;  // 0: what the affinity mask and the neighbours leave
   double timeout_seconds = 60;
   bool two_calls = false;
+  std::string command_line;  // as given, for the records
 
   // Checked forms of the names above, set by check().
   layout::LayoutKind layout_kind = layout::LayoutKind::balanced;

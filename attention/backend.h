@@ -2,6 +2,7 @@
 // An attention backend computes on local tensors and never communicates.
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -35,7 +36,7 @@ struct WorkItem {
   int sequence = 0;        // index into AttentionArgs::kv
   int64_t q_row = 0;       // first row in q, out and lse
   int64_t q_length = 0;    // may be 0
-  int64_t q_position = 0;  // absolute position of the first query
+  int64_t q_position = 0;  // absolute position of the first query (a causal one below 0 sees none)
   int64_t kv_length = 0;   // absolute end of the keys it may see
 };
 
@@ -51,17 +52,23 @@ struct KvSegment {
 };
 
 struct AttentionArgs {
-  ConstTensorView q;                            // [num_tokens, num_heads, head_dim]
-  int64_t num_kv_heads = 0;                     // of every segment; divides num_heads
-  std::span<const WorkItem> items;              // rows of different items never overlap
-  std::span<const std::vector<KvSegment>> kv;   // [num_sequences]; any order, any subset of the keys
+  ConstTensorView q;                           // [num_tokens, num_heads, head_dim]
+  int64_t num_kv_heads = 0;                    // of every segment; divides num_heads
+  std::span<const WorkItem> items;             // rows of different items never overlap
+  std::span<const std::vector<KvSegment>> kv;  // [num_sequences]; any order, any subset of the keys
   bool causal = true;
-  double scale = 0;                             // softmax(scale * q k^T) v
-  TensorView out;   // [num_tokens, num_heads, head_dim_v], accumulator type (f32; f64 for f64)
-  TensorView lse;   // [num_tokens, num_heads], accumulator type, natural log of the sum of exp
+  double scale = 0;  // softmax(scale * q k^T) v
+  TensorView out;    // [num_tokens, num_heads, head_dim_v], accumulator type (f32; f64 for f64)
+  TensorView lse;    // [num_tokens, num_heads], accumulator type, natural log of the sum of exp
   // Queries that see no key of the given segments get out 0 and lse -inf; rows of q that no item
   // covers keep what out and lse held.
+  // Called now and then between tasks by the thread that called run(), where given: it lets a
+  // message in flight make progress. Must be cheap.
+  const std::function<void()>* poll = nullptr;
 };
+
+// Checks shapes, dtypes and ranges of args; a violation is a defect of the caller (exit 70).
+void check_arguments(const AttentionArgs& args);
 
 class Backend {
  public:

@@ -30,12 +30,14 @@ class ContextParallelAttention {
     Strategy strategy = Strategy::allgather;
     bool two_calls = false;  // the vendor contract: one backend call a half instead of one for both
   };
-  // Borrows everything; the arguments must outlive it. `backend` was prepared by the caller.
+  // Borrows everything; the arguments must outlive it. `backend` was prepared by the caller. The
+  // ranks of `comm` are the context-parallel ranks. Causal attention only.
   ContextParallelAttention(comm::Communicator& comm, Backend& backend, ThreadPool& pool,
                            PagedKvCache& cache, Options options);
   ~ContextParallelAttention();
 
-  // Call before the layers of a step. `ownership` must contain the step already. Keeps copies.
+  // Call before the layers of a step. `ownership` must contain the step already. Keeps copies of
+  // what it needs, and makes room in the cache for the rank's new tokens.
   void begin_step(const layout::BatchLayout& layout, const layout::KvOwnership& ownership);
 
   // One layer. q [local tokens, num_heads, head_dim], k and v [local tokens, num_kv_heads, .] in

@@ -71,4 +71,21 @@ ExchangePlan make_exchange_plan(const BatchLayout& layout, const KvOwnership& ow
   return plan;
 }
 
+std::vector<int64_t> exchange_recv_rows(const BatchLayout& layout, const KvOwnership& ownership) {
+  std::vector<int64_t> rows(static_cast<size_t>(layout.cp()), 0);
+  for (int r = 0; r < layout.cp(); ++r) {
+    for (int s = 0; s < layout.num_sequences(); ++s) {
+      // Every position is stored by exactly one rank: what is needed and not here is received.
+      const int64_t needed = needed_length(layout, r, s);
+      int64_t here = 0;
+      for (const KvRun& run : ownership.runs(r, s)) {
+        if (run.position >= needed) break;
+        here += std::min(run.length, needed - run.position);
+      }
+      rows[static_cast<size_t>(r)] += needed - here;
+    }
+  }
+  return rows;
+}
+
 }  // namespace longhaul::layout

@@ -39,4 +39,7 @@ struct ExchangePlan {
 ExchangePlan make_exchange_plan(const BatchLayout& layout, const KvOwnership& ownership,
                                 int cp_rank);
 
+// [cp] total_recv_rows of every rank's plan, without making the plans.
+std::vector<int64_t> exchange_recv_rows(const BatchLayout& layout, const KvOwnership& ownership);
+
 }  // namespace longhaul::layout

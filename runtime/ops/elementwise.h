@@ -18,7 +18,7 @@ void rms_norm(ConstTensorView x, ConstTensorView weight, double eps, TensorView 
 void add(TensorView x, ConstTensorView y, ThreadPool& pool);
 // out = silu(gate) * up. gate_up [rows, 2 * n] holds gate then up; out [rows, n].
 void swiglu(ConstTensorView gate_up, TensorView out, ThreadPool& pool);
-// out[i] = table[ids[i]]; table [vocabulary, hidden]; ids checked by the caller.
+// out[i] = table[ids[i]]; table [vocabulary, hidden] of any floating type, converted to out's.
 void embed(ConstTensorView table, std::span<const int32_t> ids, TensorView out, ThreadPool& pool);
 // Copies columns [begin, begin + count) of x [rows, n] to packed out [rows, count].
 void copy_columns(ConstTensorView x, int64_t begin, int64_t count, TensorView out,

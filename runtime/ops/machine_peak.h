@@ -11,7 +11,7 @@ struct MachinePeak {
 // Runs register-only loops for about `seconds` a figure on num_threads threads at once.
 MachinePeak measure_machine_peak(int num_threads, double seconds = 0.3);
 
-bool cpu_has_bf16_dot();      // AVX-512 BF16
-const char* cpu_isa_name();   // widest instruction set used by our kernels
+bool cpu_has_bf16_dot();     // AVX-512 BF16
+const char* cpu_isa_name();  // widest instruction set used by our kernels
 
 }  // namespace longhaul::ops

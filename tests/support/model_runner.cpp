@@ -116,7 +116,7 @@ RunOutput run_on_threads(const RunSpec& spec) {
 
 std::vector<std::vector<int32_t>> read_token_lists(const std::filesystem::path& prompts_json) {
   std::vector<std::vector<int32_t>> lists;
-  for (io::Prompt& p : io::read_prompts(prompts_json, nullptr, int64_t{1} << 31))
+  for (io::Prompt& p : io::read_prompts(prompts_json, nullptr, (int64_t{1} << 31) - 1))
     lists.push_back(std::move(p.tokens));
   return lists;
 }

@@ -1,0 +1,397 @@
+#include "runtime/io/dump.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <map>
+#include <optional>
+#include <utility>
+
+#include "runtime/io/atomic_file.h"
+#include "runtime/io/dump_stream.h"
+#include "runtime/io/glob.h"
+#include "runtime/layout/context_parallel_metadata.h"
+
+namespace longhaul::io {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Rows waiting for their chunk to fill, over all tensors; more are written as part of a chunk.
+constexpr int64_t kMaxBufferedBytes = int64_t{64} << 20;
+
+std::string host_name() {
+  char name[256] = {};
+  return ::gethostname(name, sizeof name - 1) == 0 ? name : "";
+}
+
+// "rank_0003.h5", "manifest.json", and what an interrupted run leaves of them.
+bool is_dump_file(const fs::directory_entry& entry) {
+  std::error_code error;
+  if (!entry.is_regular_file(error) || entry.is_symlink(error)) return false;
+  std::string name = entry.path().filename().string();
+  if (name.starts_with("manifest.json")) return name == "manifest.json" || name.ends_with(".tmp");
+  if (name.ends_with(".tmp")) name.resize(name.size() - 4);
+  if (!name.starts_with("rank_") || !name.ends_with(".h5")) return false;
+  const std::string digits = name.substr(5, name.size() - 8);
+  return digits.size() >= 4 && digits.find_first_not_of("0123456789") == std::string::npos;
+}
+
+using Lists = layout::ContextParallelMetadata;
+struct ListField {
+  const char* name;
+  std::vector<int64_t> Lists::*list;
+};
+constexpr ListField kListFields[] = {
+    {"split_list", &Lists::split_list},
+    {"per_rank_actual_token", &Lists::per_rank_actual_token},
+    {"reverse_split_len", &Lists::reverse_split_len},
+    {"cp_reverse_index", &Lists::cp_reverse_index},
+    {"zigzag_index", &Lists::zigzag_index},
+    {"actual_seq_q_prev_list", &Lists::actual_seq_q_prev_list},
+    {"actual_seq_q_next_list", &Lists::actual_seq_q_next_list},
+    {"kv_len_prev_list", &Lists::kv_len_prev_list},
+    {"kv_len_next_list", &Lists::kv_len_next_list},
+    {"cu_seqlens_q_prev", &Lists::cu_seqlens_q_prev},
+    {"cu_seqlens_q_next", &Lists::cu_seqlens_q_next},
+    {"q_start_prev", &Lists::q_start_prev},
+    {"q_start_next", &Lists::q_start_next},
+};
+struct NumberField {
+  const char* name;
+  int64_t Lists::*number;
+};
+constexpr NumberField kNumberFields[] = {
+    {"total_q_prev_tokens", &Lists::total_q_prev_tokens},
+    {"total_q_next_tokens", &Lists::total_q_next_tokens},
+    {"max_seqlen_q_prev", &Lists::max_seqlen_q_prev},
+    {"max_seqlen_q_next", &Lists::max_seqlen_q_next},
+};
+
+// "t h d" says nothing about the sharding, which the dump knows: "t[cp:zigzag] h d".
+std::string with_layout(std::string_view dims, const std::string& layout) {
+  if (!dims.starts_with("t") || (dims.size() > 1 && dims[1] != ' ')) return std::string(dims);
+  return fmt::format("t[cp:{}]{}", layout, dims.substr(1));
+}
+
+}  // namespace
+
+void prepare_dump_directory(const fs::path& dir, bool force) {
+  std::error_code error;
+  fs::create_directories(dir, error);
+  if (error || !fs::is_directory(dir))
+    fail(ExitCode::usage, "cannot make the folder {} for a dump: {}", dir.string(),
+         error ? error.message() : "a file has that name");
+  std::vector<fs::path> old_files;
+  for (const fs::directory_entry& entry : fs::directory_iterator(dir)) {
+    if (!is_dump_file(entry))
+      fail(ExitCode::usage, "{} holds {}, which no dump wrote: give an empty or new folder",
+           dir.string(), entry.path().filename().string());
+    old_files.push_back(entry.path());
+  }
+  if (!old_files.empty() && !force)
+    fail(ExitCode::usage, "{} holds a dump: give another folder, or --force to replace it",
+         dir.string());
+  // The manifest goes first, so that an interruption here leaves no dump that looks whole.
+  std::sort(old_files.begin(), old_files.end());
+  for (const fs::path& file : old_files)
+    if (!fs::remove(file, error) || error)
+      fail(ExitCode::usage, "cannot remove {}: {}", file.string(), error.message());
+  if (::access(dir.c_str(), W_OK | X_OK) != 0)
+    fail(ExitCode::usage, "cannot write into {}: {}", dir.string(), std::strerror(errno));
+}
+
+struct HdfDump::Impl {
+  struct Tensor {
+    RowStream stream;
+    std::string dims;
+    int64_t order;
+  };
+
+  fs::path path, temporary;
+  int rank = 0, world_size = 1;
+  GlobFilter filter;
+  DumpInfo info;
+  std::optional<Hdf5File> file;
+  std::map<std::string, Tensor, std::less<>> tensors;
+  RowStream sequence_index{"/index/sequence", DType::i32, Shape{0}};
+  RowStream position_index{"/index/position", DType::i64, Shape{0}};
+  std::vector<DumpSequence> sequences;
+  std::map<std::string, std::vector<int64_t>> step_values;
+  int64_t num_steps = 0;
+  int64_t step_rows = 0;  // local tokens of this step
+  int64_t rows = 0;       // of all steps begun
+  int64_t buffered = 0;
+  int64_t final_bytes = 0;
+  int cp = 0;
+  bool in_step = false;
+
+  Hdf5File& open_file() {
+    LH_CHECK(file.has_value(), "the dump {} is closed or given up", path.string());
+    return *file;
+  }
+
+  void remove_temporary() noexcept {
+    // The streams' datasets keep the file, and so its disk space, as long as they live.
+    tensors.clear();
+    sequence_index.abandon();
+    position_index.abandon();
+    file.reset();
+    std::error_code ignored;
+    fs::remove(temporary, ignored);
+  }
+
+  // After a failure nothing is left, and the failure goes on.
+  template <class F>
+  void guarded(F&& work) {
+    try {
+      work();
+    } catch (...) {
+      remove_temporary();
+      throw;
+    }
+  }
+
+  void create();
+  void write_index(const layout::BatchLayout& layout, int cp_rank);
+  void record_step(const layout::BatchLayout& layout, int cp_rank);
+  void append(RowStream& stream, const void* data, int64_t count);
+  void write_steps();
+  RankPart finish();
+};
+
+void HdfDump::Impl::create() {
+  if (fs::exists(path))
+    fail(ExitCode::usage, "{} exists: the dump's folder must be empty", path.string());
+  file = Hdf5File::create(temporary, path.string());
+  Hdf5Object root = file->root();
+  root.set_attribute("format", "longhaul-dump-rank");
+  root.set_attribute("format_version", int64_t{1});
+  root.set_attribute("version", info.version);
+  root.set_attribute("model", info.model);
+  root.set_attribute("config", info.config_json);
+  root.set_attribute("layout", info.layout);
+  root.set_attribute("strategy", info.strategy);
+  root.set_attribute("backend", info.backend);
+  root.set_attribute("dtype", info.dtype);
+  root.set_attribute("command", info.command);
+  root.set_attribute("host", host_name());
+  layout::ProcessGrid grid = info.grid;
+  grid.world_rank = rank;
+  const std::pair<const char*, int> numbers[] = {{"rank", rank},
+                                                 {"world_size", world_size},
+                                                 {"dp", grid.dp},
+                                                 {"cp", grid.cp},
+                                                 {"ulysses", grid.ulysses},
+                                                 {"tp", grid.tp},
+                                                 {"dp_rank", grid.dp_rank()},
+                                                 {"cp_rank", grid.cp_rank()},
+                                                 {"ulysses_rank", grid.ulysses_rank()},
+                                                 {"tp_rank", grid.tp_rank()}};
+  for (const auto& [key, value] : numbers) root.set_attribute(key, int64_t{value});
+}
+
+void HdfDump::Impl::append(RowStream& stream, const void* data, int64_t count) {
+  buffered -= stream.buffered_bytes();
+  stream.append(open_file(), data, count);
+  buffered += stream.buffered_bytes();
+  if (buffered <= kMaxBufferedBytes) return;
+  for (auto& [name, tensor] : tensors) tensor.stream.flush(open_file());
+  sequence_index.flush(open_file());
+  position_index.flush(open_file());
+  buffered = 0;
+}
+
+// What each local row is, in local order: prev blocks of all sequences, then next blocks.
+void HdfDump::Impl::write_index(const layout::BatchLayout& layout, int cp_rank) {
+  std::vector<int32_t> sequence;
+  std::vector<int64_t> position;
+  for (const layout::Half half : {layout::Half::prev, layout::Half::next}) {
+    for (int s = 0; s < layout.num_sequences(); ++s) {
+      const layout::Block& block = layout.block(cp_rank, half, s);
+      for (int64_t p = block.start; p < block.end(); ++p) {
+        sequence.push_back(s);
+        position.push_back(p);
+      }
+    }
+  }
+  step_rows = static_cast<int64_t>(sequence.size());
+  LH_CHECK(step_rows == layout.num_tokens(cp_rank), "{} rows, the layout says {}", step_rows,
+           layout.num_tokens(cp_rank));
+  append(sequence_index, sequence.data(), step_rows);
+  append(position_index, position.data(), step_rows);
+}
+
+void HdfDump::Impl::record_step(const layout::BatchLayout& layout, int cp_rank) {
+  if (num_steps == 0) {
+    sequences.resize(static_cast<size_t>(layout.num_sequences()));
+    cp = layout.cp();
+  }
+  LH_CHECK(layout.cp() == cp && static_cast<size_t>(layout.num_sequences()) == sequences.size(),
+           "a step of cp {} and {} sequences after steps of cp {} and {}", layout.cp(),
+           layout.num_sequences(), cp, sequences.size());
+  for (size_t s = 0; s < sequences.size(); ++s) {
+    const layout::SequenceExtent& extent = layout.sequences()[s];
+    if (extent.extend == 0) continue;
+    DumpSequence& known = sequences[s];
+    if (known.num_tokens == 0) known.first_position = extent.prefix;
+    LH_CHECK(extent.prefix == known.first_position + known.num_tokens,
+             "sequence {} goes on at {} after {} + {}", s, extent.prefix, known.first_position,
+             known.num_tokens);
+    known.num_tokens += extent.extend;
+  }
+  const layout::ContextParallelMetadata m = layout::make_metadata(layout, cp_rank);
+  for (const layout::SequenceExtent& e : layout.sequences()) {
+    step_values["prefix_lens"].push_back(e.prefix);
+    step_values["extend_lens"].push_back(e.extend);
+  }
+  for (const ListField& field : kListFields) {
+    const std::vector<int64_t>& list = m.*field.list;
+    std::vector<int64_t>& all = step_values[field.name];
+    all.insert(all.end(), list.begin(), list.end());
+  }
+  for (const NumberField& field : kNumberFields) step_values[field.name].push_back(m.*field.number);
+  ++num_steps;
+}
+
+// Every step has lists of the same lengths, so a field of all steps is one table.
+void HdfDump::Impl::write_steps() {
+  if (num_steps == 0) return;
+  for (const auto& [name, values] : step_values) {
+    const int64_t width = static_cast<int64_t>(values.size()) / num_steps;
+    if (width == 0) continue;
+    const bool number = std::any_of(std::begin(kNumberFields), std::end(kNumberFields),
+                                    [&](const NumberField& f) { return name == f.name; });
+    const Shape shape = number ? Shape{num_steps} : Shape{num_steps, width};
+    Hdf5Dataset dataset = open_file().create_dataset("/steps/" + name, DType::i64, shape, false);
+    dataset.write_rows(0, num_steps, values.data());
+  }
+}
+
+RankPart HdfDump::Impl::finish() {
+  LH_CHECK(!in_step, "closed within a step");
+  RankPart part;
+  part.world_size = world_size;
+  part.num_steps = num_steps;
+  part.sequences = sequences;
+  std::vector<std::pair<const std::string, Tensor>*> ordered;
+  for (auto& entry : tensors) ordered.push_back(&entry);
+  std::sort(ordered.begin(), ordered.end(),
+            [](const auto* a, const auto* b) { return a->second.order < b->second.order; });
+  for (auto* entry : ordered) {
+    Tensor& tensor = entry->second;
+    const std::string digest = tensor.stream.digest();
+    Hdf5Dataset dataset = tensor.stream.finish(open_file());
+    dataset.set_attribute("dims", tensor.dims);
+    dataset.set_attribute("dtype_logical", dtype_name(dataset.dtype()));
+    dataset.set_attribute("order", tensor.order);
+    dataset.set_attribute("xxh3", digest);
+    part.tensors.push_back({entry->first,
+                            dataset.dtype(),
+                            dataset.shape(),
+                            tensor.dims,
+                            {{rank, dataset.rows(), digest}}});
+  }
+  for (RowStream* index : {&sequence_index, &position_index}) {
+    const std::string digest = index->digest();
+    index->finish(open_file()).set_attribute("xxh3", digest);
+  }
+  write_steps();
+  open_file().root().set_attribute("complete", int64_t{1});
+  open_file().close();
+  file.reset();
+  part.file = {rank,        path.filename().string(),
+               host_name(), static_cast<int64_t>(fs::file_size(temporary)),
+               rows,        digest_of_file(temporary)};
+  publish_file(temporary, path, false);
+  return part;
+}
+
+HdfDump::HdfDump(const fs::path& dir, int rank, int world_size,
+                 const std::vector<std::string>& filters, DumpInfo info)
+    : impl_(std::make_unique<Impl>()) {
+  LH_CHECK(rank >= 0 && rank < world_size, "rank {} of {}", rank, world_size);
+  if (info.grid.tp > 1 || info.grid.dp > 1)
+    fail(ExitCode::usage,
+         "a dump needs every token on one rank: --tp {} and --dp {} cannot be dumped, use --cp",
+         info.grid.tp, info.grid.dp);
+  impl_->filter = GlobFilter(filters);
+  impl_->info = std::move(info);
+  impl_->rank = rank;
+  impl_->world_size = world_size;
+  impl_->path = dir / rank_file_name(rank);
+  impl_->temporary = impl_->path;
+  impl_->temporary += ".tmp";
+  impl_->guarded([&] { impl_->create(); });
+}
+
+HdfDump::~HdfDump() {
+  if (impl_->file.has_value()) impl_->remove_temporary();
+}
+
+bool HdfDump::wants(std::string_view name) const {
+  return impl_->filter.matches(name);
+}
+
+void HdfDump::begin_step(const layout::BatchLayout& layout, int cp_rank) {
+  Impl& d = *impl_;
+  LH_CHECK(!d.in_step, "the last step was not ended");
+  d.guarded([&] {
+    d.record_step(layout, cp_rank);
+    d.write_index(layout, cp_rank);
+  });
+  d.rows += d.step_rows;
+  d.in_step = true;
+}
+
+void HdfDump::write(std::string_view name, ConstTensorView rows, std::string_view dims) {
+  Impl& d = *impl_;
+  LH_CHECK(d.in_step, "{} written outside a step", name);
+  if (!wants(name)) return;
+  LH_CHECK(is_tensor_name(name), "'{}' is no name for a tensor", name);
+  LH_CHECK(rows.shape.rank() >= 1 && rows.rows() == d.step_rows && rows.shape.row_elements() > 0,
+           "{} {} in a step of {} local tokens", name, rows.shape.to_string(), d.step_rows);
+  auto found = d.tensors.find(name);
+  if (found == d.tensors.end()) {
+    const auto order = static_cast<int64_t>(d.tensors.size());
+    Impl::Tensor tensor{RowStream("/tensors/" + std::string(name), rows.dtype, rows.shape),
+                        with_layout(dims, d.info.layout), order};
+    found = d.tensors.emplace(std::string(name), std::move(tensor)).first;
+  }
+  RowStream& stream = found->second.stream;
+  LH_CHECK(stream.same_rows(rows.dtype, rows.shape), "{}: {} {} after {} {}", name,
+           dtype_name(rows.dtype), rows.shape.to_string(), dtype_name(stream.dtype()),
+           stream.shape().to_string());
+  LH_CHECK(stream.rows() == d.rows - d.step_rows, "{}: {} rows before this step of {}", name,
+           stream.rows(), d.rows - d.step_rows);
+  d.guarded([&] { d.append(stream, rows.data, rows.rows()); });
+}
+
+void HdfDump::end_step() {
+  Impl& d = *impl_;
+  LH_CHECK(d.in_step, "no step to end");
+  for (const auto& [name, tensor] : d.tensors)
+    LH_CHECK(tensor.stream.rows() == d.rows, "{} has {} rows of {} local tokens", name,
+             tensor.stream.rows(), d.rows);
+  d.in_step = false;
+}
+
+std::string HdfDump::close() {
+  Impl& d = *impl_;
+  d.open_file();
+  std::string part;
+  d.guarded([&] {
+    const RankPart finished = d.finish();
+    d.final_bytes = finished.file.bytes;
+    part = to_json(finished);
+  });
+  return part;
+}
+
+int64_t HdfDump::bytes_written() const {
+  return impl_->file.has_value() ? impl_->file->bytes_written() : impl_->final_bytes;
+}
+
+}  // namespace longhaul::io
