@@ -82,8 +82,8 @@ int make_checkpoint(const MakeCheckpointOptions& o) {
   const io::WrittenCheckpoint written = io::write_checkpoint(*weights, tensors, o.out, options);
   io::write_file_atomically(out_config, text, o.force || same_config);
   copy_companions(o);
-  std::printf("%s: %zu tensors, %.3f GB of %s in %zu files, seed %llu\n", o.out.c_str(),
-              tensors.size(), static_cast<double>(written.total_bytes) / 1e9,
+  std::printf("%s: %zu tensors, %.1f MB of %s in %zu files, seed %llu\n", o.out.c_str(),
+              tensors.size(), static_cast<double>(written.total_bytes) / 1e6,
               std::string(dtype_name(config.stored_dtype)).c_str(), written.files.size(),
               static_cast<unsigned long long>(o.seed));
   return 0;

@@ -103,6 +103,9 @@ nlohmann::json parse_json_checked(std::string_view text, int max_depth, const st
     fail(ExitCode::corrupt, "{}: empty; expected JSON", where);
   if (const size_t at = find_invalid_utf8(text); at != std::string_view::npos)
     fail(ExitCode::corrupt, "{}: not UTF-8 at byte {} ({})", where, at, place_of(text, at));
+  // The parser takes a NUL byte for the end of its input and would not see what follows.
+  if (const size_t at = text.find('\0'); at != std::string_view::npos)
+    fail(ExitCode::corrupt, "{}: malformed JSON at {}: a NUL byte", where, place_of(text, at));
   try {
     return nlohmann::json::parse(text.begin(), text.end(), Guard(max_depth, where));
   } catch (const nlohmann::json::parse_error& e) {

@@ -20,6 +20,7 @@ constexpr int kMaxConfigDepth = 16;
 constexpr int64_t kMaxSize = (int64_t{1} << 31) - 1;
 constexpr int64_t kMaxLayers = 16384;
 constexpr int64_t kMaxExperts = 65536;
+constexpr int64_t kMaxExpertsOfAllLayers = 1'000'000;
 constexpr int64_t kMaxHeadDim = 65536;
 
 // What transformers' config classes give where a key is absent (LlamaConfig, Qwen2Config, ...).
@@ -116,6 +117,9 @@ void read_experts(ConfigReader& reader, ModelConfig& out) {
     out.layer_is_sparse[static_cast<size_t>(layer)] =
         !listed && out.moe.num_experts > 0 && (layer + 1) % step == 0;
   }
+  if (int64_t{out.num_layers} * out.moe.num_experts > kMaxExpertsOfAllLayers)
+    fail(ExitCode::corrupt, "{}: num_experts ({}) times num_hidden_layers ({}) is past {}",
+         reader.where(), out.moe.num_experts, out.num_layers, kMaxExpertsOfAllLayers);
   const bool any = std::find(out.layer_is_sparse.begin(), out.layer_is_sparse.end(), true) !=
                    out.layer_is_sparse.end();
   if (any && out.moe.num_experts_per_tok > out.moe.num_experts)
