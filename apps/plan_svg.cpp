@@ -133,7 +133,7 @@ class Picture {
     const double mean_area = total_area / ranks;
     const double mean_tokens = static_cast<double>(layout_.total_tokens()) / ranks;
     most = std::max({most, report_.imbalance.area, report_.imbalance.tokens});
-    const double left = kMargin + 150, width = kWidth - kMargin - left - 190;
+    const double left = kMargin + 150, width = kWidth - kMargin - left - 240;
     const double height = ranks <= 16 ? 22 : ranks <= 64 ? 12 : 4, gap = ranks <= 64 ? 6 : 1;
     const double top = y_;
     for (int r = 0; r < ranks; ++r) {

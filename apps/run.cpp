@@ -44,10 +44,12 @@ int run_ranks(const RunOptions& o, comm::MpiSession& session) {
   attention::check_backend_agreement(*choice.backend, world);
   for (const std::string& line : choice.log) spdlog::info("attention backend {}", line);
 
-  const comm::CpuShare share = session.cpu_share(o.threads);
-  if (!share.warning.empty()) spdlog::warn("{}", share.warning);
-  ThreadPool pool(share.threads, &progress);
-  choice.backend->prepare(desc, share.threads);
+  const comm::CoreShares cores = comm::gather_core_shares(session);
+  const int threads = o.threads > 0 ? o.threads : cores.default_threads();
+  if (const std::string w = cores.warning(threads); !w.empty() && world.rank() == 0)
+    spdlog::warn("{}", w);
+  ThreadPool pool(threads, &progress);
+  choice.backend->prepare(desc, threads);
 
   progress.phase = "load";
   RunSummary summary;
@@ -76,7 +78,7 @@ int run_ranks(const RunOptions& o, comm::MpiSession& session) {
   own.weights_bytes = memory_figures(MemoryUse::weights).current_bytes;
   own.tensor_peak_bytes = memory_figures_without_weights().peak_bytes;
   own.kv_cache_bytes = summary.result.kv_cache_bytes;
-  own.threads = share.threads;
+  own.threads = threads;
   std::strncpy(own.host, session.host().c_str(), sizeof own.host - 1);
   summary.ranks = gather_figures(world, own);
   summary.wall_seconds =

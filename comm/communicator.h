@@ -13,6 +13,7 @@
 #include <string>
 
 #include "runtime/core/dtype.h"
+#include "runtime/core/progress.h"
 
 namespace longhaul::comm {
 
@@ -104,6 +105,10 @@ class Communicator {
     int64_t received_bytes = 0;
   };
   virtual Traffic traffic() const = 0;
+
+  // What this rank's watchdog looks at: give it to the ThreadPool and call enter() at each step.
+  // Work that neither ticks nor waits in an operation for the deadline counts as hung.
+  virtual Progress* progress() { return nullptr; }
 };
 
 }  // namespace longhaul::comm

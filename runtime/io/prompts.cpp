@@ -72,7 +72,7 @@ class Events : public nlohmann::json_sax<Json> {
 
 class PromptLists final : public Events {
  public:
-  PromptLists(const std::string& file, const std::string& content, int64_t vocab_size)
+  PromptLists(const std::string& file, std::string_view content, int64_t vocab_size)
       : file_(file), content_(content), vocab_size_(vocab_size) {}
 
   std::vector<Prompt> take() { return std::move(prompts_); }
@@ -135,7 +135,7 @@ class PromptLists final : public Events {
   const std::string& where() const { return where_; }
 
   const std::string& file_;
-  const std::string& content_;
+  std::string_view content_;
   int64_t vocab_size_;
   int depth_ = 0;  // 1 inside the outer list, 2 inside a prompt
   std::string where_;
@@ -249,11 +249,19 @@ class PromptObject final : public Events {
   bool seen_[4] = {};
 };
 
+// How text becomes tokens, or why it cannot.
+struct TextReader {
+  const Tokenizer* tokenizer;
+  int64_t vocab_size;
+  const std::string& no_tokenizer_reason;
+};
+
 std::vector<int32_t> encode_text(const std::string& where, const std::string& text,
-                                 const Tokenizer* tokenizer, int64_t vocab_size) {
+                                 const TextReader& reader) {
+  const auto& [tokenizer, vocab_size, reason] = reader;
   if (tokenizer == nullptr) {
-    fail(ExitCode::usage,
-         "{}: \"text\" needs the model's tokenizer.json, which is missing; give \"tokens\"", where);
+    fail(ExitCode::usage, "{}: has \"text\", but {}; give \"tokens\"", where,
+         reason.empty() ? "the model has no tokenizer.json" : reason);
   }
   if (text.empty()) fail(ExitCode::usage, "{}: \"text\" is empty", where);
   std::vector<int32_t> ids = tokenizer->encode(text);
@@ -270,8 +278,8 @@ std::vector<int32_t> encode_text(const std::string& where, const std::string& te
 }
 
 Prompt read_line(const std::string& where, std::string_view line, size_t index,
-                 const Tokenizer* tokenizer, int64_t vocab_size) {
-  PromptObject object(where, vocab_size);
+                 const TextReader& reader) {
+  PromptObject object(where, reader.vocab_size);
   Json::sax_parse(line.begin(), line.end(), &object);
   if (object.tokens && object.text) {
     fail(ExitCode::corrupt, "{}: has both \"tokens\" and \"text\"; keep the one that is meant",
@@ -286,7 +294,7 @@ Prompt read_line(const std::string& where, std::string_view line, size_t index,
       fail(ExitCode::usage, "{}: \"tokens\" is empty; a prompt needs at least one token", where);
     }
   } else if (object.text) {
-    prompt.tokens = encode_text(where, *object.text, tokenizer, vocab_size);
+    prompt.tokens = encode_text(where, *object.text, reader);
     prompt.text = std::move(object.text);
   } else {
     fail(ExitCode::corrupt, "{}: has neither \"tokens\" nor \"text\"; {}", where, kLineShape);
@@ -307,10 +315,30 @@ void note_repeated_ids(const std::string& name, const std::vector<Prompt>& promp
 
 }  // namespace
 
-std::vector<Prompt> read_prompts(const std::filesystem::path& file, const Tokenizer* tokenizer,
-                                 int64_t vocab_size) {
+std::vector<Prompt> parse_prompts(std::string_view content, PromptFormat format,
+                                  const std::string& name, const Tokenizer* tokenizer,
+                                  int64_t vocab_size, const std::string& no_tokenizer_reason) {
   LH_CHECK(vocab_size > 0 && vocab_size <= std::numeric_limits<int32_t>::max(), "vocab_size {}",
            vocab_size);
+  const TextReader reader{tokenizer, vocab_size, no_tokenizer_reason};
+  std::vector<Prompt> prompts;
+  if (format == PromptFormat::json) {
+    PromptLists lists(name, content, vocab_size);
+    Json::sax_parse(content.begin(), content.end(), &lists);
+    prompts = lists.take();
+  } else {
+    for_each_line(content, [&](std::string_view line, int64_t number) {
+      prompts.push_back(read_line(fmt::format("{}:{}: prompt {}", name, number, prompts.size()),
+                                  line, prompts.size(), reader));
+    });
+  }
+  if (prompts.empty()) fail(ExitCode::usage, "{}: holds no prompts", name);
+  note_repeated_ids(name, prompts);
+  return prompts;
+}
+
+std::vector<Prompt> read_prompts(const std::filesystem::path& file, const Tokenizer* tokenizer,
+                                 int64_t vocab_size, const std::string& no_tokenizer_reason) {
   const std::string name = file.string();
   const std::string extension = file.extension().string();
   if (extension != ".json" && extension != ".jsonl") {
@@ -319,21 +347,9 @@ std::vector<Prompt> read_prompts(const std::filesystem::path& file, const Tokeni
          "line); rename it",
          name);
   }
-  const std::string content = read_text_file(file);
-  std::vector<Prompt> prompts;
-  if (extension == ".json") {
-    PromptLists lists(name, content, vocab_size);
-    Json::sax_parse(content.begin(), content.end(), &lists);
-    prompts = lists.take();
-  } else {
-    for_each_line(content, [&](std::string_view line, int64_t number) {
-      prompts.push_back(read_line(fmt::format("{}:{}: prompt {}", name, number, prompts.size()),
-                                  line, prompts.size(), tokenizer, vocab_size));
-    });
-  }
-  if (prompts.empty()) fail(ExitCode::usage, "{}: holds no prompts", name);
-  note_repeated_ids(name, prompts);
-  return prompts;
+  return parse_prompts(read_text_file(file),
+                       extension == ".json" ? PromptFormat::json : PromptFormat::json_lines, name,
+                       tokenizer, vocab_size, no_tokenizer_reason);
 }
 
 }  // namespace longhaul::io

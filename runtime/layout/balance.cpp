@@ -2,45 +2,90 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
 
 #include "runtime/core/check.h"
+#include "runtime/layout/balance_search.h"
+#include "runtime/layout/balance_shares.h"
+#include "runtime/layout/balance_state.h"
 
 namespace longhaul::layout {
+namespace {
+
+constexpr int64_t kPage = 64;             // tokens of a KV page
+constexpr double kPageLimit = 1.005;      // imbalance that page borders may cost
+constexpr int64_t kQuickBudget = 60'000;  // moves weighed after each construction
+constexpr int64_t kLongBudget = 600'000;  // and on the best when none was good enough
+// Batches of at most so many tokens a rank are also tried token by token.
+constexpr double kFewTokens = 48;
+
+// The constructions in order, until one is good enough.
+Assignment solve(int cp, std::span<const SequenceExtent> sequences, const Goal& goal) {
+  std::optional<Assignment> best;
+  Excess best_excess;
+  auto attempt = [&](auto construct) {
+    Assignment trial(cp, sequences);
+    construct(trial);
+    if (!excess(trial, goal).none()) improve(trial, goal, kQuickBudget);
+    const Excess e = excess(trial, goal);
+    if (!best || e.better_than(best_excess)) {
+      best = std::move(trial);
+      best_excess = e;
+    }
+    return best_excess.none();
+  };
+  bool done = false;
+  for (double whole_below : {1.003, 0.5, 0.2, 0.05, 0.01, 0.0})
+    if (!done) done = attempt([&](Assignment& a) { assign_sparsely(a, goal, whole_below); });
+  if (!done && goal.mean_tokens <= kFewTokens)
+    done = attempt([&](Assignment& a) { assign_single_tokens(a, goal); });
+  if (!done) done = attempt([&](Assignment& a) { assign_evenly(a, goal); });
+  if (!done) improve(*best, goal, kLongBudget);
+  return std::move(*best);
+}
+
+// Which rank takes whose share: the fullest share goes to the rank that stores the least so far.
+std::vector<size_t> relabel(const Assignment& assignment, const RankLoad* load) {
+  std::vector<size_t> label(assignment.area.size());
+  std::iota(label.begin(), label.end(), size_t{0});
+  if (load == nullptr) return label;
+  std::vector<size_t> shares = label, ranks = label;
+  std::stable_sort(shares.begin(), shares.end(), [&](size_t a, size_t b) {
+    if (assignment.tokens[a] != assignment.tokens[b])
+      return assignment.tokens[a] > assignment.tokens[b];
+    return assignment.area[a] > assignment.area[b];
+  });
+  std::stable_sort(ranks.begin(), ranks.end(), [&](size_t a, size_t b) {
+    if (load->tokens[a] != load->tokens[b]) return load->tokens[a] < load->tokens[b];
+    return load->area[a] < load->area[b];
+  });
+  for (size_t i = 0; i < ranks.size(); ++i) label[shares[i]] = ranks[i];
+  return label;
+}
+
+}  // namespace
 
 std::vector<Block> balanced_blocks(int cp, std::span<const SequenceExtent> sequences,
                                    const RankLoad* load) {
   const size_t ranks = static_cast<size_t>(cp), bs = sequences.size();
   std::vector<Block> blocks(ranks * 2 * bs);
-  std::vector<double> area(ranks, 0);
-  std::vector<int64_t> tokens(ranks, 0);
-  std::vector<size_t> order(bs);
-  std::iota(order.begin(), order.end(), size_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
-    return Block{sequences[a].prefix, sequences[a].extend}.area() >
-           Block{sequences[b].prefix, sequences[b].extend}.area();
-  });
-  std::vector<size_t> by_load(ranks);
-  for (size_t s : order) {
-    const SequenceExtent& sequence = sequences[s];
-    const int64_t end = sequence.prefix + sequence.extend, n = 2 * cp;
-    for (size_t i = 0; i < 2 * ranks; ++i) blocks[i * bs + s] = {end, 0};
-    std::iota(by_load.begin(), by_load.end(), size_t{0});
-    std::stable_sort(by_load.begin(), by_load.end(), [&](size_t a, size_t b) {
-      if (area[a] != area[b]) return area[a] < area[b];
-      if (tokens[a] != tokens[b]) return tokens[a] < tokens[b];
-      return load != nullptr && load->tokens[a] < load->tokens[b];
-    });
-    int64_t position = sequence.prefix;
-    for (int64_t i = 0; i < n; ++i) {
-      const bool whole = sequence.extend < n;
-      const size_t rank = by_load[static_cast<size_t>(i < cp ? i : n - 1 - i)];
-      const size_t half = i < cp ? 0 : 1;
-      const int64_t length = whole ? (i == 0 ? sequence.extend : 0)
-                                   : sequence.extend / n + (i < sequence.extend % n ? 1 : 0);
-      blocks[(rank * 2 + half) * bs + s] = {length > 0 ? position : end, length};
-      area[rank] += Block{position, length}.area();
-      tokens[rank] += length;
-      position += length;
+  int64_t total = 0;
+  for (size_t s = 0; s < bs; ++s) {
+    total += sequences[s].extend;
+    for (size_t i = 0; i < 2 * ranks; ++i)
+      blocks[i * bs + s] = {sequences[s].prefix + sequences[s].extend, 0};
+  }
+  if (total == 0) return blocks;
+  const Goal goal = make_goal(cp, sequences);
+  Assignment assignment = solve(cp, sequences, goal);
+  align_to_pages(assignment, goal, kPage, kPageLimit);
+  const std::vector<size_t> label = relabel(assignment, load);
+  for (size_t s = 0; s < bs; ++s) {
+    for (const Piece& piece : assignment.pieces[s]) {
+      Block* prev = &blocks[label[static_cast<size_t>(piece.rank)] * 2 * bs + s];
+      Block* next = prev + bs;
+      LH_CHECK(next->length == 0, "sequence {}: a third block on rank {}", s, piece.rank);
+      *(prev->length == 0 ? prev : next) = {piece.start, piece.length};
     }
   }
   return blocks;

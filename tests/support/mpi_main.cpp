@@ -1,21 +1,39 @@
 // main() of every test under mpirun: one MPI session, failures of any rank fail the job.
+#include "tests/support/mpi_main.h"
+
 #include <gtest/gtest.h>
-#include <mpi.h>
+
+#include <cstdio>
+#include <exception>
+
+#include "comm/fatal.h"
+
+namespace {
+longhaul::comm::MpiSession* open_session = nullptr;
+}
+
+longhaul::comm::MpiSession& longhaul::testing_support::session() {
+  return *open_session;
+}
 
 int main(int argc, char** argv) {
-  int provided = 0;
-  if (MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &provided) != MPI_SUCCESS) return 70;
-  // A throw or failure before a collective would leave the other ranks waiting: abort instead.
+  // A failure on one rank would leave the others waiting: it throws, and the session ends all.
   testing::GTEST_FLAG(catch_exceptions) = false;
   testing::GTEST_FLAG(throw_on_failure) = true;
   testing::InitGoogleTest(&argc, argv);
-  int rank = 0;
-  MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-  if (rank != 0) delete testing::UnitTest::GetInstance()->listeners().Release(
-      testing::UnitTest::GetInstance()->listeners().default_result_printer());
-  int failed = RUN_ALL_TESTS();
-  int any = 0;
-  MPI_Allreduce(&failed, &any, 1, MPI_INT, MPI_MAX, MPI_COMM_WORLD);
-  MPI_Finalize();
-  return any;
+  try {
+    longhaul::comm::SessionOptions options;
+    options.timeout_seconds = 30;
+    longhaul::comm::MpiSession session(&argc, &argv, options);
+    open_session = &session;
+    if (session.rank() != 0) {
+      auto& listeners = testing::UnitTest::GetInstance()->listeners();
+      delete listeners.Release(listeners.default_result_printer());
+    }
+    return longhaul::comm::run_guarded(session, [] { return RUN_ALL_TESTS(); });
+  } catch (...) {
+    const auto failure = longhaul::comm::explain(std::current_exception());
+    std::fprintf(stderr, "longhaul: %s\n", failure.message.c_str());
+    return static_cast<int>(failure.code);
+  }
 }

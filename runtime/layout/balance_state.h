@@ -1,0 +1,65 @@
+#pragma once
+// A tentative assignment of a batch to ranks, with running loads. Internal to the balanced layout.
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "runtime/layout/batch_layout.h"
+
+namespace longhaul::layout {
+
+// A block and its rank; the pieces of a sequence are kept in token order and never empty.
+struct Piece {
+  int64_t start = 0;
+  int64_t length = 0;
+  int rank = 0;
+  double area() const { return Block{start, length}.area(); }
+};
+
+// What a batch asks of a rank, and how far above is good enough.
+struct Goal {
+  double mean_area = 0;
+  double mean_tokens = 0;
+  double area_limit = 1;   // of the mean: stop improving below this
+  double token_limit = 1;  // of the mean
+};
+Goal make_goal(int cp, std::span<const SequenceExtent> sequences);
+
+// zigzag's max over mean of tokens.
+double zigzag_token_imbalance(int cp, std::span<const SequenceExtent> sequences);
+
+struct Assignment {
+  Assignment(int ranks, std::span<const SequenceExtent> batch)
+      : cp(ranks),
+        sequences(batch),
+        pieces(batch.size()),
+        area(static_cast<size_t>(ranks), 0),
+        tokens(static_cast<size_t>(ranks), 0) {}
+
+  int cp;
+  std::span<const SequenceExtent> sequences;
+  std::vector<std::vector<Piece>> pieces;  // [num_sequences]
+  std::vector<double> area;                // [cp]
+  std::vector<int64_t> tokens;             // [cp]
+
+  void add_load(int rank, double add_area, int64_t add_tokens) {
+    area[static_cast<size_t>(rank)] += add_area;
+    tokens[static_cast<size_t>(rank)] += add_tokens;
+  }
+  // Gives a sequence its pieces (empty ones are dropped, neighbours of one rank merged).
+  void assign(size_t sequence, std::span<const Piece> given);
+};
+
+// How far an assignment is above the goal; smaller is better, {0, 0} is good enough.
+struct Excess {
+  double area = 0;
+  double tokens = 0;
+  bool none() const { return area <= 0 && tokens <= 0; }
+  bool better_than(const Excess& o) const {
+    return area < o.area - 1e-4 || (area < o.area + 1e-4 && tokens < o.tokens - 1e-9);
+  }
+};
+Excess excess(const Assignment& assignment, const Goal& goal);
+
+}  // namespace longhaul::layout
