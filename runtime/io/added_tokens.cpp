@@ -72,7 +72,8 @@ size_t AddedTokenMatcher::longest_at(std::string_view text, size_t at,
 }
 
 void AddedTokenMatcher::cut(std::string_view text, std::vector<Piece>& pieces) const {
-  size_t done = 0;  // everything before is in `pieces`
+  size_t done = 0;       // everything before is in `pieces`
+  size_t space_end = 0;  // of the white space that the last `rstrip` took
   for (size_t at = 0; at < text.size();) {
     const AddedToken* token = nullptr;
     const size_t length =
@@ -85,8 +86,14 @@ void AddedTokenMatcher::cut(std::string_view text, std::vector<Piece>& pieces) c
     size_t end = at + length;
     at = end;  // also where the match is refused: the search goes on behind it
     if (token->single_word && !stands_alone(text, begin, end)) continue;
-    if (token->lstrip) begin = std::max(white_space_at_end(text.substr(0, begin)), done);
-    if (token->rstrip) end += white_space_at_start(text.substr(end));
+    if (token->lstrip) {
+      begin = begin > done ? done + white_space_at_end(text.substr(done, begin - done)) : done;
+    }
+    if (token->rstrip) {
+      // Tokens of white space may match again and again in one run: look for its end once.
+      if (end > space_end) space_end = end + white_space_at_start(text.substr(end));
+      end = space_end;
+    }
     if (done < begin) pieces.push_back({nullptr, text.substr(done, begin - done)});
     // Nothing is left of a match inside white space that the token before it took.
     if (begin < end) pieces.push_back({token, text.substr(begin, end - begin)});

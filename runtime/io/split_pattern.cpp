@@ -9,7 +9,7 @@
 
 #include "runtime/core/check.h"
 #include "runtime/io/json_lines.h"
-#include "runtime/io/unicode_tables.h"
+#include "runtime/io/pattern_characters.h"
 #include "runtime/io/utf8.h"
 
 namespace longhaul::io {
@@ -17,47 +17,9 @@ namespace {
 
 constexpr size_t kMaxPattern = 16384;
 
-bool is_ascii_letter(char32_t c) {
-  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
-}
-bool is_digit(char32_t c) {
-  return c >= '0' && c <= '9';
-}
-
-std::string code_in_pattern(char32_t code) {
-  if (is_ascii_letter(code) || is_digit(code)) return std::string(1, static_cast<char>(code));
-  return fmt::format("\\x{{{:X}}}", static_cast<uint32_t>(code));
-}
-
-std::string ranges_in_class(std::span<const CodeRange> ranges) {
-  std::string text;
-  for (const CodeRange& range : ranges) {
-    text += code_in_pattern(range.first);
-    if (range.last > range.first) text.append("-").append(code_in_pattern(range.last));
-  }
-  return text;
-}
-
-// Members of a class that is not negated: the property as PCRE2 knows it, and what is newer.
-std::string property_in_class(std::string_view name) {
-  std::string text = fmt::format("\\p{{{}}}", name);
-  for (const CategoryRange& range : newer_categories()) {
-    if (!std::string_view(range.category).starts_with(name)) continue;
-    const CodeRange codes[] = {{range.first, range.last}};
-    text += ranges_in_class(codes);
-  }
-  return text;
-}
-
-// One set of characters as members of [...] and whether it is the set's complement that is meant.
-struct CharacterSet {
-  std::string members;
-  bool negated = false;
-};
-
-class Translator {
+class Translator : CharacterReader {
  public:
-  explicit Translator(std::string_view pattern) : in_(pattern) {}
+  explicit Translator(std::string_view pattern) : CharacterReader(pattern) {}
 
   std::string run() {
     if (in_.size() > kMaxPattern) {
@@ -67,7 +29,7 @@ class Translator {
     if (find_invalid_utf8(in_) != std::string_view::npos) {
       fail(ExitCode::corrupt, "the pattern is not UTF-8");
     }
-    groups_.push_back({false});
+    groups_.emplace_back();
     while (at_ < in_.size()) element();
     if (groups_.size() > 1) fail(ExitCode::corrupt, "a parenthesis is not closed");
     return std::move(out_);
@@ -75,13 +37,13 @@ class Translator {
 
  private:
   struct Group {
-    bool ignore_case;
+    bool ignore_case = false;
+    bool lookaround = false;
+    // Whether an alternative that is complete, and the one being read, may match nothing.
+    bool may_be_empty = false;
+    bool empty_so_far = true;
   };
 
-  [[noreturn]] void refuse(std::string_view what, size_t place) const {
-    fail(ExitCode::usage, "{} at byte {} of the pattern is not supported", what, place);
-  }
-  bool looking_at(std::string_view text) const { return in_.substr(at_).starts_with(text); }
   bool ignore_case() const { return groups_.back().ignore_case; }
 
   void element() {
@@ -93,31 +55,30 @@ class Translator {
       case ')':
         if (groups_.size() == 1)
           fail(ExitCode::corrupt, "a parenthesis closes nothing at byte {}", at_);
-        groups_.pop_back();
-        ++at_;
-        out_ += ')';
-        return quantifier(true);
+        return close_group();
       case '|':
         ++at_;
         out_ += '|';
         previous_ = 0;
+        groups_.back().may_be_empty |= groups_.back().empty_so_far;
+        groups_.back().empty_so_far = true;
         return;
       case '[':
         if (ignore_case()) refuse("a character class inside (?i)", place);
         ++at_;
         emit_set(bracket_class(place));
-        return quantifier(true);
+        return quantifier(Repeat::consumes);
       case '.':
         ++at_;
         out_ += "[^\\n]";
         previous_ = 0;
-        return quantifier(true);
+        return quantifier(Repeat::consumes);
       case '^':
       case '$':
         // Ruby's are always those of lines.
         ++at_;
         out_ += c == '^' ? "(?m:^)" : "(?m:$)";
-        return quantifier(false);
+        return quantifier(Repeat::never);
       case '*':
       case '+':
       case '?':
@@ -135,6 +96,7 @@ class Translator {
   void open_group() {
     const size_t place = at_;
     bool ignore = ignore_case();
+    bool lookaround = false;
     if (looking_at("(?i)")) {
       // Ruby lets it reach over the alternatives that follow, PCRE2 too, but only from the start of
       // a group do both mean the same.
@@ -158,19 +120,29 @@ class Translator {
       at_ += known->first.size();
       out_ += known->second;
       ignore = ignore || known->first == "(?i:";
+      lookaround = known->first.find_first_of("=!") != std::string_view::npos;
     } else if (looking_at("(?")) {
       refuse(fmt::format("the group {}", quoted_excerpt(in_.substr(at_, 4))), place);
     } else {
       ++at_;
       out_ += "(?:";  // nothing here reads what a group captured
     }
-    groups_.push_back({ignore});
+    groups_.push_back({.ignore_case = ignore, .lookaround = lookaround});
+  }
+
+  void close_group() {
+    const Group group = groups_.back();
+    groups_.pop_back();
+    ++at_;
+    out_ += ')';
+    const bool empty = group.lookaround || group.may_be_empty || group.empty_so_far;
+    quantifier(empty ? Repeat::may_be_empty : Repeat::consumes);
   }
 
   void literal(char32_t code, size_t place) {
     if (ignore_case()) check_case_folding(code, place);
     out_ += code_in_pattern(code);
-    quantifier(true);
+    quantifier(Repeat::consumes);
   }
 
   // Oniguruma folds strings, not characters: (?i:ss) matches the German sharp s, (?i:fi) a
@@ -189,42 +161,56 @@ class Translator {
   }
 
   void emit_set(const CharacterSet& set) {
-    out_.append(set.negated ? "[^" : "[").append(set.members).append("]");
     previous_ = 0;
+    out_ += set.pattern();
   }
 
-  // Copies the quantifier that follows, if one does.
-  void quantifier(bool repeatable) {
-    if (at_ >= in_.size()) return;
+  // What stands before a quantifier.
+  enum class Repeat {
+    never,         // an anchor
+    may_be_empty,  // a group that may match nothing
+    consumes,      // what takes at least one character
+  };
+
+  // Copies the quantifier that follows, if one does, and closes the account of one element.
+  void quantifier(Repeat what) {
     const size_t place = at_;
-    bool interval = false;
-    if (std::string_view("*+?").find(in_[at_]) != std::string_view::npos) {
+    bool interval = false, optional = false, at_least_once = true;
+    if (at_ < in_.size() && std::string_view("*+?").find(in_[at_]) != std::string_view::npos) {
+      at_least_once = in_[at_] == '+';
+      optional = in_[at_] == '?';
       out_ += in_[at_++];
-    } else if (in_[at_] == '{') {
-      const std::optional<std::string> bounds = read_interval();
-      if (!bounds) return;
-      out_ += *bounds;
+    } else if (const std::optional<Interval> bounds = read_interval()) {
+      at_least_once = bounds->from > 0;
+      out_ += bounds->text;
       interval = true;
-    } else {
-      return;
     }
-    if (!repeatable) refuse("a quantifier after an anchor", place);
+    if (what == Repeat::consumes && at_least_once) groups_.back().empty_so_far = false;
+    if (at_ == place) return;
+    if (what == Repeat::never) refuse("a quantifier after an anchor", place);
+    // The two disagree on when a loop that matches nothing ends.
+    if (what == Repeat::may_be_empty && !optional) {
+      refuse("the repetition of a group that may match nothing", place);
+    }
     if (at_ < in_.size() && (in_[at_] == '?' || in_[at_] == '+')) {
       // Ruby reads {2}? as optional and {2}+ as repeated; PCRE2 as lazy and possessive.
       if (interval) refuse("a quantifier after {...}", at_);
       out_ += in_[at_++];
     }
-    if (at_ < in_.size() && std::string_view("*+?").find(in_[at_]) != std::string_view::npos) {
-      refuse("a quantifier after a quantifier", at_);
-    }
-    if (at_ < in_.size() && in_[at_] == '{' && read_interval()) {
-      refuse("a quantifier after a quantifier", place);
-    }
+    const bool another =
+        at_ < in_.size() && std::string_view("*+?").find(in_[at_]) != std::string_view::npos;
+    if (another || read_interval()) refuse("a quantifier after a quantifier", at_);
     previous_ = 0;
   }
 
+  struct Interval {
+    std::string text;  // as PCRE2 reads it
+    int from;
+  };
+
   // {n} {n,} {,m} {n,m}; anything else is a plain brace, and nothing is consumed.
-  std::optional<std::string> read_interval() {
+  std::optional<Interval> read_interval() {
+    if (at_ >= in_.size() || in_[at_] != '{') return std::nullopt;
     size_t at = at_ + 1;
     const auto number = [&] {
       std::string digits;
@@ -241,8 +227,8 @@ class Translator {
     // Ruby turns {5,2} around and makes it possessive.
     if (!high.empty() && std::stoi(high) < from) refuse("a repetition from more to less", at_);
     at_ = at + 1;
-    if (!comma) return fmt::format("{{{}}}", from);
-    return fmt::format("{{{},{}}}", from, high);
+    return Interval{comma ? fmt::format("{{{},{}}}", from, high) : fmt::format("{{{}}}", from),
+                    from};
   }
 
   void escape() {
@@ -252,194 +238,16 @@ class Translator {
     if (c == 'A' || c == 'z' || c == 'Z') {
       at_ += 2;
       out_ += fmt::format("\\{}", c);
-      return quantifier(false);
+      return quantifier(Repeat::never);
     }
-    if (const auto set = set_escape()) {
+    if (const auto set = set_escape(false)) {
       if (ignore_case()) refuse("a character class inside (?i)", place);
       emit_set(*set);
-      return quantifier(true);
+      return quantifier(Repeat::consumes);
     }
     literal(character_escape(), place);
   }
 
-  // \s \d \w \h, \p{..} and their complements; nothing is consumed where none of them stands.
-  std::optional<CharacterSet> set_escape() {
-    const char c = in_[at_ + 1];
-    const bool upper = c >= 'A' && c <= 'Z';
-    switch (c) {
-      case 's':
-      case 'S':
-        at_ += 2;
-        return CharacterSet{ranges_in_class(white_space()), upper};
-      case 'd':
-      case 'D':
-        at_ += 2;
-        return CharacterSet{property_in_class("Nd"), upper};
-      case 'h':
-      case 'H':
-        at_ += 2;
-        return CharacterSet{"0-9a-fA-F", upper};
-      case 'w':
-      case 'W': {
-        at_ += 2;
-        // Oniguruma counts the superscripts and fractions of Latin-1 as well.
-        static constexpr CodeRange kLatin[] = {{0xB2, 0xB3}, {0xB9, 0xB9}, {0xBC, 0xBE}};
-        return CharacterSet{property_in_class("L") + property_in_class("M") +
-                                property_in_class("Nd") + property_in_class("Nl") +
-                                property_in_class("Pc") + ranges_in_class(kLatin) +
-                                ranges_in_class(alphabetic_symbols()),
-                            upper};
-      }
-      case 'p':
-      case 'P':
-        return property_escape();
-      default:
-        return std::nullopt;
-    }
-  }
-
-  CharacterSet property_escape() {
-    const size_t place = at_;
-    bool negated = in_[at_ + 1] == 'P';
-    const size_t close = in_.find('}', at_);
-    if (at_ + 2 >= in_.size() || in_[at_ + 2] != '{' || close == std::string_view::npos) {
-      refuse("a property without {...}", place);
-    }
-    std::string_view name = in_.substr(at_ + 3, close - at_ - 3);
-    if (name.starts_with('^')) {
-      negated = !negated;
-      name.remove_prefix(1);
-    }
-    static constexpr std::array<std::string_view, 34> kCategories{
-        "L",  "Lu", "Ll", "Lt", "Lm", "Lo", "M",  "Mn", "Mc", "Me", "N", "Nd",
-        "Nl", "No", "P",  "Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "S", "Sm",
-        "Sc", "Sk", "So", "Z",  "Zs", "Zl", "Zp", "Cc", "Cf", "Co"};
-    if (std::find(kCategories.begin(), kCategories.end(), name) == kCategories.end()) {
-      refuse(fmt::format("the property {}", quoted_excerpt(name)), place);
-    }
-    at_ = close + 1;
-    return {property_in_class(name), negated};
-  }
-
-  // One character written with a backslash.
-  char32_t character_escape() {
-    const size_t place = at_;
-    const char c = in_[at_ + 1];
-    at_ += 2;
-    switch (c) {
-      case 't':
-        return '\t';
-      case 'n':
-        return '\n';
-      case 'r':
-        return '\r';
-      case 'f':
-        return '\f';
-      case 'v':
-        return '\v';
-      case 'a':
-        return '\a';
-      case 'e':
-        return 0x1B;
-      case 'x':
-        if (at_ < in_.size() && in_[at_] == '{') {
-          ++at_;
-          const char32_t code = hexadecimal(1, 6, place);
-          if (at_ >= in_.size() || in_[at_++] != '}') refuse("\\x{ without one code and }", place);
-          return code;
-        } else {
-          const char32_t code = hexadecimal(2, 2, place);
-          if (code >= 0x80) refuse("\\x of a single byte past ASCII", place);
-          return code;
-        }
-      case 'u':
-        return hexadecimal(4, 4, place);
-      default:
-        break;
-    }
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte >= 0x80 || is_ascii_letter(byte) || is_digit(byte)) {
-      refuse(fmt::format("the escape {}", quoted_excerpt(in_.substr(place, 2))), place);
-    }
-    return byte;
-  }
-
-  char32_t hexadecimal(size_t least, size_t most, size_t place) {
-    char32_t code = 0;
-    size_t count = 0;
-    for (; count < most && at_ < in_.size(); ++count, ++at_) {
-      const char c = in_[at_];
-      const std::string_view digits = "0123456789abcdef";
-      const size_t value = digits.find(
-          static_cast<char>(is_ascii_letter(static_cast<unsigned char>(c)) ? c | 0x20 : c));
-      if (value == std::string_view::npos) break;
-      code = code * 16 + static_cast<char32_t>(value);
-    }
-    if (count < least || code > 0x10FFFF || (code >= 0xD800 && code < 0xE000)) {
-      refuse("an escape that names no character", place);
-    }
-    return code;
-  }
-
-  // What follows '[' up to its ']'.
-  CharacterSet bracket_class(size_t place) {
-    CharacterSet whole;
-    if (at_ < in_.size() && in_[at_] == '^') {
-      whole.negated = true;
-      ++at_;
-    }
-    bool first = true;
-    for (; at_ < in_.size() && (first || in_[at_] != ']'); first = false) {
-      if (in_[at_] == ']') refuse("] at the start of a class", at_);
-      if (in_[at_] == '[') refuse("a class inside a class", at_);
-      if (looking_at("&&")) refuse("an intersection of classes (&&)", at_);
-      if (in_[at_] == '\\' && at_ + 1 < in_.size()) {
-        const size_t start = at_;
-        if (const auto set = set_escape()) {
-          if (set->negated) refuse("a negated set inside a class", start);
-          if (looking_at("-") && !looking_at("-]")) refuse("a range that starts with a set", start);
-          whole.members += set->members;
-          continue;
-        }
-      }
-      class_range(whole);
-    }
-    if (at_ >= in_.size()) fail(ExitCode::corrupt, "the class at byte {} is not closed", place);
-    if (whole.members.empty()) refuse("an empty class", place);
-    ++at_;
-    return whole;
-  }
-
-  // One character of a class, or two with a hyphen between.
-  void class_range(CharacterSet& whole) {
-    const size_t place = at_;
-    const char32_t low = class_character();
-    whole.members += code_in_pattern(low);
-    if (!looking_at("-") || looking_at("-]") || at_ + 1 >= in_.size()) return;
-    if (in_[place] == '-') refuse("a range that starts with a plain hyphen", place);
-    ++at_;
-    if (in_[at_] == '[' || looking_at("&&")) refuse("a range that ends in a class", place);
-    if (in_[at_] == '\\' && at_ + 1 < in_.size() && set_escape()) {
-      refuse("a range that ends in a set", place);
-    }
-    const char32_t high = class_character();
-    if (high < low) fail(ExitCode::corrupt, "the range at byte {} runs backwards", place);
-    whole.members.append("-").append(code_in_pattern(high));
-    if (looking_at("-") && !looking_at("-]")) refuse("a hyphen after a range", at_);
-  }
-
-  char32_t class_character() {
-    if (in_[at_] == '\\') {
-      if (at_ + 1 >= in_.size()) fail(ExitCode::corrupt, "the pattern ends in a backslash");
-      return character_escape();
-    }
-    const CodePoint point = code_point_at(in_, at_);
-    at_ += static_cast<size_t>(point.length);
-    return point.value;
-  }
-
-  std::string_view in_;
-  size_t at_ = 0;
   std::string out_;
   std::vector<Group> groups_;
   char32_t previous_ = 0;  // the letter just matched inside (?i), lower case
