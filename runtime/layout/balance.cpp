@@ -19,30 +19,69 @@ constexpr int64_t kLongBudget = 600'000;  // and on the best when none was good 
 // Batches of at most so many tokens a rank are also tried token by token.
 constexpr double kFewTokens = 48;
 
-// The constructions in order, until one is good enough.
-Assignment solve(int cp, std::span<const SequenceExtent> sequences, const Goal& goal) {
-  std::optional<Assignment> best;
-  Excess best_excess;
-  auto attempt = [&](auto construct) {
-    Assignment trial(cp, sequences);
+class Solver {
+ public:
+  Solver(int cp, std::span<const SequenceExtent> sequences) : cp_(cp), sequences_(sequences) {}
+
+  Assignment run() {
+    Goal goal = make_goal(cp_, sequences_);
+    goal_ = goal;
+    try_all(goal);
+    // Area decides: where it cannot be met with even tokens, allow less even ones.
+    for (double relax : {1.3, 2.0, 1e9}) {
+      if (best_excess_.area <= 0) break;
+      goal.token_limit = goal_.token_limit * relax;
+      try_all(goal);
+    }
+    if (!best_excess_.none()) {
+      goal.token_limit = goal_.token_limit + best_excess_.tokens;
+      improve(*best_, goal, kLongBudget);
+    }
+    return std::move(*best_);
+  }
+
+ private:
+  // The constructions in order, until one is good enough.
+  void try_all(const Goal& goal) {
+    size_t whole = sequences_.size() + 1;
+    for (double whole_below : {1.003, 0.5, 0.2, 0.05, 0.01, 0.0}) {
+      const size_t small = count_small(goal, whole_below);
+      if (small == whole) continue;  // the same construction again
+      whole = small;
+      if (attempt(goal, [&](Assignment& a) { assign_sparsely(a, goal, whole_below); })) return;
+    }
+    if (goal.mean_tokens <= kFewTokens)
+      if (attempt(goal, [&](Assignment& a) { assign_single_tokens(a, goal); })) return;
+    if (sequences_.size() > 1)
+      if (attempt(goal, [&](Assignment& a) { assign_evenly(a, goal); })) return;
+    attempt(goal, [&](Assignment& a) { assign_zigzag(a); });
+  }
+
+  template <class Construct>
+  bool attempt(const Goal& goal, Construct construct) {
+    Assignment trial(cp_, sequences_);
     construct(trial);
     if (!excess(trial, goal).none()) improve(trial, goal, kQuickBudget);
-    const Excess e = excess(trial, goal);
-    if (!best || e.better_than(best_excess)) {
-      best = std::move(trial);
-      best_excess = e;
+    const Excess e = excess(trial, goal_);
+    if (!best_ || e.better_than(best_excess_)) {
+      best_ = std::move(trial);
+      best_excess_ = e;
     }
-    return best_excess.none();
-  };
-  bool done = false;
-  for (double whole_below : {1.003, 0.5, 0.2, 0.05, 0.01, 0.0})
-    if (!done) done = attempt([&](Assignment& a) { assign_sparsely(a, goal, whole_below); });
-  if (!done && goal.mean_tokens <= kFewTokens)
-    done = attempt([&](Assignment& a) { assign_single_tokens(a, goal); });
-  if (!done) done = attempt([&](Assignment& a) { assign_evenly(a, goal); });
-  if (!done) improve(*best, goal, kLongBudget);
-  return std::move(*best);
-}
+    return best_excess_.none();
+  }
+
+  size_t count_small(const Goal& goal, double whole_below) const {
+    return static_cast<size_t>(
+        std::count_if(sequences_.begin(), sequences_.end(),
+                      [&](const SequenceExtent& s) { return fill_of(s, goal) <= whole_below; }));
+  }
+
+  int cp_;
+  std::span<const SequenceExtent> sequences_;
+  Goal goal_;
+  std::optional<Assignment> best_;
+  Excess best_excess_;
+};
 
 // Which rank takes whose share: the fullest share goes to the rank that stores the least so far.
 std::vector<size_t> relabel(const Assignment& assignment, const RankLoad* load) {
@@ -76,9 +115,8 @@ std::vector<Block> balanced_blocks(int cp, std::span<const SequenceExtent> seque
       blocks[i * bs + s] = {sequences[s].prefix + sequences[s].extend, 0};
   }
   if (total == 0) return blocks;
-  const Goal goal = make_goal(cp, sequences);
-  Assignment assignment = solve(cp, sequences, goal);
-  align_to_pages(assignment, goal, kPage, kPageLimit);
+  Assignment assignment = Solver(cp, sequences).run();
+  align_to_pages(assignment, make_goal(cp, sequences), kPage, kPageLimit);
   const std::vector<size_t> label = relabel(assignment, load);
   for (size_t s = 0; s < bs; ++s) {
     for (const Piece& piece : assignment.pieces[s]) {

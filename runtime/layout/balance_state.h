@@ -51,13 +51,15 @@ struct Assignment {
   void assign(size_t sequence, std::span<const Piece> given);
 };
 
-// How far an assignment is above the goal; smaller is better, {0, 0} is good enough.
+// How far an assignment is above the goal; {0, 0} is good enough. Area decides, but a tenth of the
+// tokens' excess counts with it: it makes no sense to pay any unevenness of tokens for a little
+// area.
 struct Excess {
   double area = 0;
   double tokens = 0;
   bool none() const { return area <= 0 && tokens <= 0; }
   bool better_than(const Excess& o) const {
-    return area < o.area - 1e-4 || (area < o.area + 1e-4 && tokens < o.tokens - 1e-9);
+    return area + 0.1 * tokens < o.area + 0.1 * o.tokens - 1e-9;
   }
 };
 Excess excess(const Assignment& assignment, const Goal& goal);
