@@ -14,27 +14,29 @@ namespace {
 
 constexpr int64_t kPage = 64;             // tokens of a KV page
 constexpr double kPageLimit = 1.005;      // imbalance that page borders may cost
-constexpr int64_t kQuickBudget = 60'000;  // moves weighed after each construction
-constexpr int64_t kLongBudget = 600'000;  // and on the best when none was good enough
+constexpr int64_t kQuickBudget = 20'000;  // moves weighed after each construction
+constexpr int64_t kLongBudget = 150'000;  // and on the best when none was good enough
 // Batches of at most so many tokens a rank are also tried token by token.
 constexpr double kFewTokens = 48;
 
 class Solver {
  public:
-  Solver(int cp, std::span<const SequenceExtent> sequences) : cp_(cp), sequences_(sequences) {}
+  Solver(int cp, std::span<const SequenceExtent> sequences)
+      : cp_(cp), sequences_(sequences), promised_(promised_goal(cp, sequences)) {}
+
+  const Goal& promised() const { return promised_; }
 
   Assignment run() {
-    Goal goal = make_goal(cp_, sequences_);
-    goal_ = goal;
+    Goal goal = inner_goal(promised_);
     try_all(goal);
     // Area decides: where it cannot be met with even tokens, allow less even ones.
     for (double relax : {1.3, 2.0, 1e9}) {
-      if (best_excess_.area <= 0) break;
-      goal.token_limit = goal_.token_limit * relax;
-      try_all(goal);
+      if (missed_.area <= 0) break;
+      goal.token_limit = promised_.token_limit * relax;
+      try_few(goal);
     }
-    if (!best_excess_.none()) {
-      goal.token_limit = goal_.token_limit + best_excess_.tokens;
+    if (!missed_.none()) {
+      goal.token_limit = promised_.token_limit + missed_.tokens;
       improve(*best_, goal, kLongBudget);
     }
     return std::move(*best_);
@@ -45,7 +47,7 @@ class Solver {
   void try_all(const Goal& goal) {
     size_t whole = sequences_.size() + 1;
     for (double whole_below : {1.003, 0.5, 0.2, 0.05, 0.01, 0.0}) {
-      const size_t small = count_small(goal, whole_below);
+      const size_t small = count_small(whole_below);
       if (small == whole) continue;  // the same construction again
       whole = small;
       if (attempt(goal, [&](Assignment& a) { assign_sparsely(a, goal, whole_below); })) return;
@@ -54,33 +56,43 @@ class Solver {
       if (attempt(goal, [&](Assignment& a) { assign_single_tokens(a, goal); })) return;
     if (sequences_.size() > 1)
       if (attempt(goal, [&](Assignment& a) { assign_evenly(a, goal); })) return;
+    if (missed_.none()) return;
     attempt(goal, [&](Assignment& a) { assign_zigzag(a); });
   }
 
+  void try_few(const Goal& goal) {
+    attempt(goal, [&](Assignment& a) { assign_sparsely(a, goal, 1.003); });
+    if (goal.mean_tokens <= kFewTokens)
+      attempt(goal, [&](Assignment& a) { assign_single_tokens(a, goal); });
+  }
+
+  // True when `goal` is met.
   template <class Construct>
   bool attempt(const Goal& goal, Construct construct) {
     Assignment trial(cp_, sequences_);
     construct(trial);
     if (!excess(trial, goal).none()) improve(trial, goal, kQuickBudget);
-    const Excess e = excess(trial, goal_);
-    if (!best_ || e.better_than(best_excess_)) {
+    const Excess missed = excess(trial, promised_), inner = excess(trial, goal);
+    if (!best_ || missed.better_than(missed_) ||
+        (!missed_.better_than(missed) && inner.better_than(inner_))) {
       best_ = std::move(trial);
-      best_excess_ = e;
+      missed_ = missed;
+      inner_ = inner;
     }
-    return best_excess_.none();
+    return inner_.none();
   }
 
-  size_t count_small(const Goal& goal, double whole_below) const {
-    return static_cast<size_t>(
-        std::count_if(sequences_.begin(), sequences_.end(),
-                      [&](const SequenceExtent& s) { return fill_of(s, goal) <= whole_below; }));
+  size_t count_small(double whole_below) const {
+    return static_cast<size_t>(std::count_if(
+        sequences_.begin(), sequences_.end(),
+        [&](const SequenceExtent& s) { return fill_of(s, promised_) <= whole_below; }));
   }
 
   int cp_;
   std::span<const SequenceExtent> sequences_;
-  Goal goal_;
+  Goal promised_;
   std::optional<Assignment> best_;
-  Excess best_excess_;
+  Excess missed_, inner_;  // of the best, against the promise and the goal it was made for
 };
 
 // Which rank takes whose share: the fullest share goes to the rank that stores the least so far.
@@ -115,8 +127,9 @@ std::vector<Block> balanced_blocks(int cp, std::span<const SequenceExtent> seque
       blocks[i * bs + s] = {sequences[s].prefix + sequences[s].extend, 0};
   }
   if (total == 0) return blocks;
-  Assignment assignment = Solver(cp, sequences).run();
-  align_to_pages(assignment, make_goal(cp, sequences), kPage, kPageLimit);
+  Solver solver(cp, sequences);
+  Assignment assignment = solver.run();
+  align_to_pages(assignment, solver.promised(), kPage, kPageLimit);
   const std::vector<size_t> label = relabel(assignment, load);
   for (size_t s = 0; s < bs; ++s) {
     for (const Piece& piece : assignment.pieces[s]) {

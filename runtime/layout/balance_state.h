@@ -21,10 +21,14 @@ struct Piece {
 struct Goal {
   double mean_area = 0;
   double mean_tokens = 0;
-  double area_limit = 1;   // of the mean: stop improving below this
+  double area_limit = 1;   // of the mean
   double token_limit = 1;  // of the mean
 };
-Goal make_goal(int cp, std::span<const SequenceExtent> sequences);
+// What the layout promises where it can: area at most 1.02 or the batch's lower bound, tokens at
+// most 1.02 or zigzag's.
+Goal promised_goal(int cp, std::span<const SequenceExtent> sequences);
+// What is aimed at: about half of that, so that moving borders to pages has room.
+Goal inner_goal(const Goal& promised);
 
 // zigzag's max over mean of tokens.
 double zigzag_token_imbalance(int cp, std::span<const SequenceExtent> sequences);

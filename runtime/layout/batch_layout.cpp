@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <functional>
 #include <limits>
 #include <queue>
@@ -208,7 +209,8 @@ double area_imbalance_lower_bound(int cp, std::span<const SequenceExtent> sequen
   for (const SequenceExtent& s : sequences) total += Block{s.prefix, s.extend}.area();
   if (total <= 0) return 1;
   const double mean = total / cp;
-  double bound = std::max(mean, largest_token(sequences));
+  // Areas are whole numbers (exact in a double below 2^53).
+  double bound = std::max(std::ceil(mean), largest_token(sequences));
   // above[x]: work of the x largest tokens. A few tokens a rank decide: with more, the work of one
   // more or less is below what matters.
   constexpr size_t kMost = 64;
