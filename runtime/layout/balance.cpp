@@ -14,35 +14,86 @@ namespace {
 
 constexpr int64_t kPage = 64;             // tokens of a KV page
 constexpr double kPageLimit = 1.005;      // imbalance that page borders may cost
-constexpr int64_t kQuickBudget = 60'000;  // moves weighed after each construction
-constexpr int64_t kLongBudget = 600'000;  // and on the best when none was good enough
+constexpr int64_t kQuickBudget = 20'000;  // moves weighed after each construction
+constexpr int64_t kLongBudget = 150'000;  // and on the best when none was good enough
 // Batches of at most so many tokens a rank are also tried token by token.
 constexpr double kFewTokens = 48;
 
-// The constructions in order, until one is good enough.
-Assignment solve(int cp, std::span<const SequenceExtent> sequences, const Goal& goal) {
-  std::optional<Assignment> best;
-  Excess best_excess;
-  auto attempt = [&](auto construct) {
-    Assignment trial(cp, sequences);
+class Solver {
+ public:
+  Solver(int cp, std::span<const SequenceExtent> sequences)
+      : cp_(cp), sequences_(sequences), promised_(promised_goal(cp, sequences)) {}
+
+  const Goal& promised() const { return promised_; }
+
+  Assignment run() {
+    Goal goal = inner_goal(promised_);
+    try_all(goal);
+    // Area decides: where it cannot be met with even tokens, allow less even ones.
+    for (double relax : {1.3, 2.0, 1e9}) {
+      if (missed_.area <= 0) break;
+      goal.token_limit = promised_.token_limit * relax;
+      try_few(goal);
+    }
+    if (!missed_.none()) {
+      goal.token_limit = promised_.token_limit + missed_.tokens;
+      improve(*best_, goal, kLongBudget);
+    }
+    return std::move(*best_);
+  }
+
+ private:
+  // The constructions in order, until one is good enough.
+  void try_all(const Goal& goal) {
+    size_t whole = sequences_.size() + 1;
+    for (double whole_below : {1.003, 0.5, 0.2, 0.05, 0.01, 0.0}) {
+      const size_t small = count_small(whole_below);
+      if (small == whole) continue;  // the same construction again
+      whole = small;
+      if (attempt(goal, [&](Assignment& a) { assign_sparsely(a, goal, whole_below); })) return;
+    }
+    if (goal.mean_tokens <= kFewTokens)
+      if (attempt(goal, [&](Assignment& a) { assign_single_tokens(a, goal); })) return;
+    if (sequences_.size() > 1)
+      if (attempt(goal, [&](Assignment& a) { assign_evenly(a, goal); })) return;
+    if (missed_.none()) return;
+    attempt(goal, [&](Assignment& a) { assign_zigzag(a); });
+  }
+
+  void try_few(const Goal& goal) {
+    attempt(goal, [&](Assignment& a) { assign_sparsely(a, goal, 1.003); });
+    if (goal.mean_tokens <= kFewTokens)
+      attempt(goal, [&](Assignment& a) { assign_single_tokens(a, goal); });
+  }
+
+  // True when `goal` is met.
+  template <class Construct>
+  bool attempt(const Goal& goal, Construct construct) {
+    Assignment trial(cp_, sequences_);
     construct(trial);
     if (!excess(trial, goal).none()) improve(trial, goal, kQuickBudget);
-    const Excess e = excess(trial, goal);
-    if (!best || e.better_than(best_excess)) {
-      best = std::move(trial);
-      best_excess = e;
+    const Excess missed = excess(trial, promised_), inner = excess(trial, goal);
+    if (!best_ || missed.better_than(missed_) ||
+        (!missed_.better_than(missed) && inner.better_than(inner_))) {
+      best_ = std::move(trial);
+      missed_ = missed;
+      inner_ = inner;
     }
-    return best_excess.none();
-  };
-  bool done = false;
-  for (double whole_below : {1.003, 0.5, 0.2, 0.05, 0.01, 0.0})
-    if (!done) done = attempt([&](Assignment& a) { assign_sparsely(a, goal, whole_below); });
-  if (!done && goal.mean_tokens <= kFewTokens)
-    done = attempt([&](Assignment& a) { assign_single_tokens(a, goal); });
-  if (!done) done = attempt([&](Assignment& a) { assign_evenly(a, goal); });
-  if (!done) improve(*best, goal, kLongBudget);
-  return std::move(*best);
-}
+    return inner_.none();
+  }
+
+  size_t count_small(double whole_below) const {
+    return static_cast<size_t>(std::count_if(
+        sequences_.begin(), sequences_.end(),
+        [&](const SequenceExtent& s) { return fill_of(s, promised_) <= whole_below; }));
+  }
+
+  int cp_;
+  std::span<const SequenceExtent> sequences_;
+  Goal promised_;
+  std::optional<Assignment> best_;
+  Excess missed_, inner_;  // of the best, against the promise and the goal it was made for
+};
 
 // Which rank takes whose share: the fullest share goes to the rank that stores the least so far.
 std::vector<size_t> relabel(const Assignment& assignment, const RankLoad* load) {
@@ -76,9 +127,9 @@ std::vector<Block> balanced_blocks(int cp, std::span<const SequenceExtent> seque
       blocks[i * bs + s] = {sequences[s].prefix + sequences[s].extend, 0};
   }
   if (total == 0) return blocks;
-  const Goal goal = make_goal(cp, sequences);
-  Assignment assignment = solve(cp, sequences, goal);
-  align_to_pages(assignment, goal, kPage, kPageLimit);
+  Solver solver(cp, sequences);
+  Assignment assignment = solver.run();
+  align_to_pages(assignment, solver.promised(), kPage, kPageLimit);
   const std::vector<size_t> label = relabel(assignment, load);
   for (size_t s = 0; s < bs; ++s) {
     for (const Piece& piece : assignment.pieces[s]) {

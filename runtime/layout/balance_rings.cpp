@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <optional>
 
 namespace longhaul::layout {
 namespace {
@@ -19,6 +20,24 @@ struct Node {
   double bound = 0;  // with what the rest must at least deviate
   int parent = -1;
 };
+
+// Adds a level: the nodes of the lowest bounds, no two alike.
+void keep_best_nodes(std::vector<Node>& nodes, size_t width,
+                     std::vector<std::vector<Node>>& levels) {
+  std::sort(nodes.begin(), nodes.end(), [](const Node& a, const Node& b) {
+    if (a.bound != b.bound) return a.bound < b.bound;
+    return a.low != b.low ? a.low < b.low : a.high < b.high;
+  });
+  std::vector<Node> kept;
+  for (const Node& node : nodes) {
+    if (kept.size() == width) break;
+    const bool known = std::any_of(kept.begin(), kept.end(), [&](const Node& k) {
+      return k.low == node.low && k.high == node.high;
+    });
+    if (!known) kept.push_back(node);
+  }
+  levels.push_back(std::move(kept));
+}
 
 class RingSearch {
  public:
@@ -42,7 +61,7 @@ class RingSearch {
     for (size_t k = 0; k + 1 < rings; ++k) {
       next_.clear();
       for (size_t i = 0; i < levels_[k].size(); ++i) expand(k, static_cast<int>(i));
-      keep_best();
+      keep_best_nodes(next_, width_, levels_);
     }
     int best = 0;
     double best_cost = -1;
@@ -118,22 +137,6 @@ class RingSearch {
     }
   }
 
-  void keep_best() {
-    std::sort(next_.begin(), next_.end(), [](const Node& a, const Node& b) {
-      if (a.bound != b.bound) return a.bound < b.bound;
-      return a.low != b.low ? a.low < b.low : a.high < b.high;
-    });
-    std::vector<Node> kept;
-    for (const Node& node : next_) {
-      if (kept.size() == width_) break;
-      const bool known = std::any_of(kept.begin(), kept.end(), [&](const Node& k) {
-        return k.low == node.low && k.high == node.high;
-      });
-      if (!known) kept.push_back(node);
-    }
-    levels_.push_back(std::move(kept));
-  }
-
   std::vector<Piece> pieces(int last) const {
     const size_t rings = shares_.size();
     std::vector<Piece> result(2 * rings - 1);
@@ -159,11 +162,114 @@ class RingSearch {
   std::vector<Node> next_;
 };
 
+// The other way round: given a limit to the excess over each share, every ring takes as much as
+// fits below it, and what matters is that nothing is left at the end. The least such limit is found
+// by bisection. Better than deviations from the mean where a ring has only a few tokens.
+class TightRings {
+ public:
+  TightRings(const SequenceExtent& sequence, std::span<const Share> shares, const Goal& goal)
+      : sequence_(sequence), shares_(shares), goal_(goal) {
+    rest_area_.resize(shares.size() + 1, 0);
+    for (size_t k = shares.size(); k-- > 0;) rest_area_[k] = rest_area_[k + 1] + shares[k].area;
+  }
+
+  // Pieces whose largest excess is below `most` of the mean area, if there are any.
+  std::optional<std::vector<Piece>> run(double most) {
+    std::optional<std::vector<Piece>> best;
+    double low = 0, high = most;
+    for (int i = 0; i < 9; ++i) {
+      const double middle = (low + high) / 2;
+      if (auto pieces = attempt(middle * goal_.mean_area)) {
+        best = std::move(pieces);
+        high = middle;
+      } else {
+        low = middle;
+      }
+    }
+    return best;
+  }
+
+ private:
+  std::optional<std::vector<Piece>> attempt(double slack) {
+    levels_.assign(1, {{sequence_.prefix, sequence_.prefix + sequence_.extend, 0, 0, -1}});
+    for (size_t k = 0; k < shares_.size(); ++k) {
+      next_.clear();
+      for (size_t i = 0; i < levels_[k].size(); ++i)
+        expand(k, static_cast<int>(i), shares_[k].area + slack);
+      keep_best_nodes(next_, kWidth, levels_);
+      if (levels_.back().empty()) return std::nullopt;
+    }
+    const Node& last = levels_.back().front();
+    if (last.low != last.high) return std::nullopt;
+    return pieces();
+  }
+
+  // Every number of tokens at the high end that fits, and with each as many at the low end.
+  void expand(size_t k, int parent, double limit) {
+    const Node from = levels_[k][static_cast<size_t>(parent)];
+    const auto cap = static_cast<int64_t>(std::max(0.0, shares_[k].token_cap));
+    const int64_t most = std::min(cap, from.high - from.low);
+    for (int64_t back = 0; back <= most; ++back) {
+      const double room = limit - span_area(from.high - back, from.high);
+      if (room < 0) break;
+      // low*n + n(n+1)/2 <= room
+      const double c = static_cast<double>(from.low) + 0.5;
+      const auto fits = static_cast<int64_t>(std::sqrt(c * c + 2 * room) - c + 1e-9);
+      const int64_t front = std::min({fits, cap - back, from.high - from.low - back});
+      const int64_t low = from.low + front, high = from.high - back;
+      next_.push_back({low, high, 0, span_area(low, high), parent});
+    }
+  }
+
+  std::vector<Piece> pieces() const {
+    const size_t rings = shares_.size();
+    std::vector<Piece> result(2 * rings);
+    int at = 0;
+    for (size_t k = rings; k-- > 0;) {
+      const Node& inner = levels_[k + 1][static_cast<size_t>(at)];
+      at = inner.parent;
+      const Node& outer = levels_[k][static_cast<size_t>(at)];
+      result[k] = {outer.low, inner.low - outer.low, shares_[k].rank};
+      result[2 * rings - 1 - k] = {inner.high, outer.high - inner.high, shares_[k].rank};
+    }
+    return result;
+  }
+
+  static constexpr size_t kWidth = 32;
+  SequenceExtent sequence_;
+  std::span<const Share> shares_;
+  const Goal& goal_;
+  std::vector<double> rest_area_;
+  std::vector<std::vector<Node>> levels_;
+  std::vector<Node> next_;
+};
+
+double largest_excess(std::span<const Piece> pieces, std::span<const Share> shares,
+                      const Goal& goal) {
+  double most = 0;
+  for (const Share& share : shares) {
+    double area = 0;
+    for (const Piece& piece : pieces)
+      if (piece.rank == share.rank) area += piece.area();
+    most = std::max(most, (area - share.area) / goal.mean_area);
+  }
+  return most;
+}
+
 }  // namespace
 
 std::vector<Piece> cut_rings(const SequenceExtent& sequence, std::span<const Share> shares,
                              const Goal& goal) {
-  return RingSearch(sequence, shares, goal).run();
+  std::vector<Piece> pieces = RingSearch(sequence, shares, goal).run();
+  // With many tokens a ring the first search is within a hair of its shares.
+  constexpr int64_t kFewTokens = 40;
+  if (shares.size() < 2 || sequence.extend > kFewTokens * static_cast<int64_t>(shares.size()))
+    return pieces;
+  const double most = largest_excess(pieces, shares, goal);
+  constexpr double kGoodEnough = 0.005;
+  if (most > kGoodEnough)
+    if (auto tight = TightRings(sequence, shares, goal).run(most)) return *std::move(tight);
+  return pieces;
 }
 
 }  // namespace longhaul::layout

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <numeric>
 
 namespace longhaul::layout {
 namespace {
@@ -144,19 +143,22 @@ class Search {
     }
   }
 
-  // The emptiest ranks may get a new block.
+  // Ranks that may get a new block: the emptiest, by area and by tokens.
   void pick_targets(int rank) {
-    targets_.resize(a_.area.size());
-    std::iota(targets_.begin(), targets_.end(), 0);
-    const size_t wanted = std::min<size_t>(4, targets_.size());
-    std::partial_sort(targets_.begin(), targets_.begin() + static_cast<std::ptrdiff_t>(wanted),
-                      targets_.end(), [&](int x, int y) {
-                        const double ax = a_.area[static_cast<size_t>(x)];
-                        const double ay = a_.area[static_cast<size_t>(y)];
-                        return ax != ay ? ax < ay : x < y;
-                      });
-    targets_.resize(wanted);
-    std::erase(targets_, rank);
+    targets_.clear();
+    auto add_least = [&](auto load) {
+      for (int i = 0; i < 3; ++i) {
+        int least = -1;
+        for (int r = 0; r < a_.cp; ++r) {
+          if (r == rank || std::find(targets_.begin(), targets_.end(), r) != targets_.end())
+            continue;
+          if (least < 0 || load(r) < load(least)) least = r;
+        }
+        if (least >= 0) targets_.push_back(least);
+      }
+    };
+    add_least([&](int r) { return a_.area[static_cast<size_t>(r)]; });
+    add_least([&](int r) { return static_cast<double>(a_.tokens[static_cast<size_t>(r)]); });
   }
 
   void weigh_gifts(size_t s, size_t k) {

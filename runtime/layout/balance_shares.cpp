@@ -190,15 +190,31 @@ bool place_whole(Assignment& assignment, const Goal& goal, size_t s, bool always
 
 }  // namespace
 
-void assign_sparsely(Assignment& assignment, const Goal& goal, double whole_below) {
-  auto fill = [&](size_t s) {
+double fill_of(const SequenceExtent& sequence, const Goal& goal) {
+  return std::max(sequence_area(sequence) / goal.mean_area,
+                  static_cast<double>(sequence.extend) / goal.mean_tokens);
+}
+
+void assign_zigzag(Assignment& assignment) {
+  const int64_t n = 2 * int64_t{assignment.cp};
+  std::vector<Piece> pieces(static_cast<size_t>(n));
+  for (size_t s : non_empty(assignment)) {
     const SequenceExtent& q = assignment.sequences[s];
-    return std::max(sequence_area(q) / goal.mean_area,
-                    static_cast<double>(q.extend) / goal.mean_tokens);
-  };
+    int64_t position = q.prefix;
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t length = q.extend / n + (i < q.extend % n ? 1 : 0);
+      pieces[static_cast<size_t>(i)] = {position, length,
+                                        static_cast<int>(i < assignment.cp ? i : n - 1 - i)};
+      position += length;
+    }
+    assignment.assign(s, pieces);
+  }
+}
+
+void assign_sparsely(Assignment& assignment, const Goal& goal, double whole_below) {
   std::vector<size_t> order = non_empty(assignment);
   std::vector<double> fills(assignment.sequences.size());
-  for (size_t s : order) fills[s] = fill(s);
+  for (size_t s : order) fills[s] = fill_of(assignment.sequences[s], goal);
   std::stable_sort(order.begin(), order.end(),
                    [&](size_t a, size_t b) { return fills[a] > fills[b]; });
   std::vector<Supply> supplies;

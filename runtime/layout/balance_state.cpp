@@ -24,15 +24,22 @@ double zigzag_token_imbalance(int cp, std::span<const SequenceExtent> sequences)
   return static_cast<double>(most) * cp / static_cast<double>(total);
 }
 
-Goal make_goal(int cp, std::span<const SequenceExtent> sequences) {
+Goal promised_goal(int cp, std::span<const SequenceExtent> sequences) {
   Goal goal;
   for (const SequenceExtent& s : sequences) {
     goal.mean_area += Block{s.prefix, s.extend}.area() / cp;
     goal.mean_tokens += static_cast<double>(s.extend) / cp;
   }
-  // Half of what the layout promises (1.02), so that moving borders to pages has room.
-  goal.area_limit = std::max(1.01, area_imbalance_lower_bound(cp, sequences) * (1 + 1e-12));
-  goal.token_limit = std::max(1.015, zigzag_token_imbalance(cp, sequences) * (1 + 1e-12));
+  constexpr double kRounding = 1 + 1e-12;
+  goal.area_limit = std::max(1.02, area_imbalance_lower_bound(cp, sequences) * kRounding);
+  goal.token_limit = std::max(1.02, zigzag_token_imbalance(cp, sequences) * kRounding);
+  return goal;
+}
+
+Goal inner_goal(const Goal& promised) {
+  Goal goal = promised;
+  if (goal.area_limit <= 1.02) goal.area_limit = 1.01;
+  if (goal.token_limit <= 1.02) goal.token_limit = 1.015;
   return goal;
 }
 

@@ -21,10 +21,14 @@ struct Piece {
 struct Goal {
   double mean_area = 0;
   double mean_tokens = 0;
-  double area_limit = 1;   // of the mean: stop improving below this
+  double area_limit = 1;   // of the mean
   double token_limit = 1;  // of the mean
 };
-Goal make_goal(int cp, std::span<const SequenceExtent> sequences);
+// What the layout promises where it can: area at most 1.02 or the batch's lower bound, tokens at
+// most 1.02 or zigzag's.
+Goal promised_goal(int cp, std::span<const SequenceExtent> sequences);
+// What is aimed at: about half of that, so that moving borders to pages has room.
+Goal inner_goal(const Goal& promised);
 
 // zigzag's max over mean of tokens.
 double zigzag_token_imbalance(int cp, std::span<const SequenceExtent> sequences);
@@ -51,13 +55,15 @@ struct Assignment {
   void assign(size_t sequence, std::span<const Piece> given);
 };
 
-// How far an assignment is above the goal; smaller is better, {0, 0} is good enough.
+// How far an assignment is above the goal; {0, 0} is good enough. Area decides, but a tenth of the
+// tokens' excess counts with it: it makes no sense to pay any unevenness of tokens for a little
+// area.
 struct Excess {
   double area = 0;
   double tokens = 0;
   bool none() const { return area <= 0 && tokens <= 0; }
   bool better_than(const Excess& o) const {
-    return area < o.area - 1e-4 || (area < o.area + 1e-4 && tokens < o.tokens - 1e-9);
+    return area + 0.1 * tokens < o.area + 0.1 * o.tokens - 1e-9;
   }
 };
 Excess excess(const Assignment& assignment, const Goal& goal);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <functional>
 #include <limits>
 #include <queue>
@@ -47,6 +48,21 @@ std::vector<Block> contiguous_blocks(int cp, std::span<const SequenceExtent> seq
     }
   }
   return blocks;
+}
+
+// Running sums of the largest tokens' work, at most `most` of them; the first entry is 0.
+std::vector<double> largest_tokens(std::span<const SequenceExtent> sequences, size_t most) {
+  std::priority_queue<std::pair<int64_t, int64_t>> heads;  // next largest token, how many are left
+  for (const SequenceExtent& s : sequences)
+    if (s.extend > 0) heads.push({s.prefix + s.extend, s.extend});
+  std::vector<double> sums = {0};
+  while (!heads.empty() && sums.size() <= most) {
+    const auto [work, left] = heads.top();
+    heads.pop();
+    sums.push_back(sums.back() + static_cast<double>(work));
+    if (left > 1) heads.push({work - 1, left - 1});
+  }
+  return sums;
 }
 
 double largest_token(std::span<const SequenceExtent> sequences) {
@@ -193,27 +209,26 @@ double area_imbalance_lower_bound(int cp, std::span<const SequenceExtent> sequen
   for (const SequenceExtent& s : sequences) total += Block{s.prefix, s.extend}.area();
   if (total <= 0) return 1;
   const double mean = total / cp;
-  double bound = std::max(mean, largest_token(sequences));
-  // Of the k*cp + 1 largest tokens some rank gets k + 1, at best the smallest of them. The sum of
-  // k + 1 such tokens exceeds the mean by less than a token, so small k decide.
-  constexpr int kMost = 64;
-  std::priority_queue<std::pair<int64_t, int64_t>> heads;  // next largest token, how many are left
-  for (const SequenceExtent& s : sequences)
-    if (s.extend > 0) heads.push({s.prefix + s.extend, s.extend});
-  std::vector<double> largest;
-  const size_t wanted = static_cast<size_t>(kMost) * static_cast<size_t>(cp) + 1;
-  while (!heads.empty() && largest.size() < wanted) {
-    const auto [work, left] = heads.top();
-    heads.pop();
-    largest.push_back(static_cast<double>(work));
-    if (left > 1) heads.push({work - 1, left - 1});
-  }
+  // Areas are whole numbers (exact in a double below 2^53).
+  double bound = std::max(std::ceil(mean), largest_token(sequences));
+  // above[x]: work of the x largest tokens. A few tokens a rank decide: with more, the work of one
+  // more or less is below what matters.
+  constexpr size_t kMost = 64;
   const size_t ranks = static_cast<size_t>(cp);
-  for (size_t k = 1; k * ranks < largest.size(); ++k) {
-    double sum = 0;
-    for (size_t i = 0; i <= k; ++i) sum += largest[k * ranks - i];
-    bound = std::max(bound, sum);
-  }
+  const std::vector<double> above = largest_tokens(sequences, kMost * ranks + 1);
+  // Of the x largest tokens, e = x - k*cp are too many for k a rank: m ranks, 1 <= m <= e, hold
+  // k*m + e of them or more, at best the smallest ones, and one of those ranks at least their mean.
+  auto try_subset = [&](size_t x) {
+    const size_t k = (x - 1) / ranks, e = x - k * ranks;
+    double least = above[x];
+    for (size_t m = 1; m <= e; ++m)
+      least =
+          std::min(least, (above[x] - above[x - std::min(x, k * m + e)]) / static_cast<double>(m));
+    bound = std::max(bound, least);
+  };
+  const size_t step = std::max<size_t>(1, ranks / 8);
+  for (size_t x = 1; x < above.size(); x += step) try_subset(x);
+  if (above.size() > 1) try_subset(above.size() - 1);
   return bound / mean;
 }
 

@@ -124,8 +124,9 @@ struct Imbalance {
 };
 Imbalance imbalance(const BatchLayout& layout);
 
-// The least area imbalance that any placement of single tokens on ranks could have (max of the
-// mean and the largest token, over the mean).
+// An area imbalance that no placement of single tokens on ranks can go below: tokens are atomic, so
+// the largest one, and the ranks that must hold more tokens than the others, set a floor. 1 when
+// tokens are plenty.
 double area_imbalance_lower_bound(int cp, std::span<const SequenceExtent> sequences);
 
 }  // namespace longhaul::layout
