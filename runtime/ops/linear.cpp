@@ -22,8 +22,11 @@ constexpr int64_t kRowTile = kRowSizes[0];
 // some where there are few rows.
 constexpr int64_t kColumnBlock = 256;
 constexpr int64_t kLeastColumnBlock = 64;
-// Below this much arithmetic a task costs more to hand out than to do.
-constexpr int64_t kLeastTaskFlops = 2'000'000;
+// Below this much work a task costs more to hand out than to do. The estimate is that of a fast
+// core: a wrong one costs microseconds, never the result.
+constexpr double kLeastTaskSeconds = 15e-6;
+constexpr double kFlopsASecond = 200e9;
+constexpr double kWeightBytesASecond = 50e9;
 
 int64_t round_up(int64_t n, int64_t unit) {
   return (n + unit - 1) / unit * unit;
@@ -241,8 +244,11 @@ void Linear::apply(ConstTensorView x, TensorView y, ThreadPool& pool) const {
   }
   m.prepare(rows, y.dtype);
   // One task is some column blocks of one row tile; neighbours share the rows.
-  const int64_t block_flops = 2 * std::min(rows, kRowTile) * m.in * m.block;
-  const int64_t group = std::clamp<int64_t>(kLeastTaskFlops / block_flops, 1, m.num_blocks);
+  const double tile_rows = static_cast<double>(std::min(rows, kRowTile));
+  const double block_seconds = 2 * tile_rows * static_cast<double>(m.in * m.block) / kFlopsASecond +
+                               static_cast<double>(m.block_bytes) / kWeightBytesASecond;
+  const int64_t group =
+      std::clamp<int64_t>(static_cast<int64_t>(kLeastTaskSeconds / block_seconds), 1, m.num_blocks);
   const int64_t groups = (m.num_blocks + group - 1) / group;
   pool.parallel_for((rows + kRowTile - 1) / kRowTile * groups, [&](int64_t task, int) {
     const int64_t row = task / groups * kRowTile, first = task % groups * group;
