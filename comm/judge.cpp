@@ -62,7 +62,9 @@ Verdict blame(const std::vector<Observation>& ranks, const std::vector<size_t>& 
 }
 
 // Everybody waits: those that somebody waits for and that wait elsewhere.
-Verdict blame_for_deadlock(const std::vector<Observation>& ranks, double deadline, double seconds) {
+Verdict blame_for_deadlock(const std::vector<Observation>& ranks, const JudgeOptions& options,
+                           double seconds) {
+  const double deadline = options.deadline_seconds;
   std::vector<size_t> culprits;
   const Observation* victim = nullptr;
   for (const Observation& o : ranks) {
@@ -75,10 +77,15 @@ Verdict blame_for_deadlock(const std::vector<Observation>& ranks, double deadlin
       culprits.push_back(index);
     if (!victim) victim = &o;
   }
-  if (culprits.empty())
+  if (culprits.empty()) {
+    const auto waiting = std::find_if(ranks.begin(), ranks.end(), waits);
+    const Observation& first = waiting == ranks.end() ? ranks.front() : *waiting;
     return {{},
-            fmt::format("all ranks wait and nothing moves for {:.1f} s {}, first {} in {}", seconds,
-                        deadline_text(deadline), ranks.front().name, ranks.front().body.place())};
+            fmt::format("all ranks {}wait and nothing moves for {:.1f} s {}, {} in {}{}",
+                        options.whole_job ? "" : "of this host ", seconds, deadline_text(deadline),
+                        first.name, first.body.place(),
+                        options.whole_job ? "" : ": a rank of another host is to blame")};
+  }
   const auto ended = [&](size_t i) {
     return ranks[i].body.state == RankState::in_finalize || gone(ranks[i]) ||
            std::strcmp(ranks[i].body.wait.name, kEndOfRun) == 0;
@@ -107,8 +114,8 @@ Verdict blame_for_deadlock(const std::vector<Observation>& ranks, double deadlin
 
 }  // namespace
 
-std::optional<Verdict> judge(const std::vector<Observation>& ranks, double deadline,
-                             bool complete) {
+std::optional<Verdict> judge(const std::vector<Observation>& ranks, const JudgeOptions& options) {
+  const double deadline = options.deadline_seconds;
   if (ranks.empty()) return std::nullopt;
   std::vector<size_t> silent, hung;
   bool all_wait = true, anybody_in = false, reporting = false;
@@ -134,8 +141,8 @@ std::optional<Verdict> judge(const std::vector<Observation>& ranks, double deadl
     return blame(ranks, hung,
                  fmt::format("makes no progress for {:.1f} s {}", ranks[hung.front()].idle_seconds,
                              deadline_text(deadline)));
-  if (complete && anybody_in && all_wait && shortest >= deadline)
-    return blame_for_deadlock(ranks, deadline, shortest);
+  if (anybody_in && all_wait && shortest >= options.all_wait_seconds)
+    return blame_for_deadlock(ranks, options, shortest);
   return std::nullopt;
 }
 

@@ -25,8 +25,14 @@ struct Verdict {
   std::string message;           // without "longhaul: " and without the consequence
 };
 
-// `complete`: the observations are all ranks of the job, so "all wait" can be told.
-std::optional<Verdict> judge(const std::vector<Observation>& ranks, double deadline_seconds,
-                             bool complete);
+struct JudgeOptions {
+  double deadline_seconds = 60;
+  // When all wait and nothing moves for this long, that is a verdict too. Infinite where the
+  // observations are not enough to tell.
+  double all_wait_seconds = 60;
+  bool whole_job = true;  // the observations are all ranks of the job
+};
+
+std::optional<Verdict> judge(const std::vector<Observation>& ranks, const JudgeOptions& options);
 
 }  // namespace longhaul::comm

@@ -1,5 +1,7 @@
 #include "comm/launcher.h"
 
+#include <unistd.h>
+
 #include <charconv>
 #include <cstdlib>
 #include <cstring>
@@ -87,6 +89,11 @@ void check_slurm(const Launcher& launcher, int mpi_size) {
   const int step = number({"SLURM_STEP_NUM_TASKS"});
   const int tasks = step > 0 ? step : number({"SLURM_NTASKS", "SLURM_NPROCS"});
   if (tasks <= 1 || launcher.size > 1) return;
+  // Each task finds the same; the first one speaks for all.
+  if (step > 1 && number({"SLURM_PROCID"}) > 0) {
+    usleep(300000);  // srun may end the step with the first exit
+    _exit(static_cast<int>(ExitCode::usage));
+  }
   fail(ExitCode::usage,
        "Slurm has {} tasks here but MPI sees 1 rank: each would do the whole work alone; use "
        "`srun --mpi=pmix` (`srun --mpi=list` shows whether it is there) or `mpirun` inside the "

@@ -1,18 +1,18 @@
 #include "comm/mpi_session.h"
 
 #include <mpi.h>
-#include <sched.h>
 #include <unistd.h>
 
 #include <exception>
+#include <map>
 #include <optional>
 #include <vector>
 
+#include "comm/affinity.h"
 #include "comm/fatal.h"
-#include "comm/launcher.h"
+#include "comm/host_links.h"
 #include "comm/mpi_transport.h"
-#include "comm/planned_communicator.h"
-#include "comm/rank_reporter.h"
+#include "comm/session_impl.h"
 #include "comm/single_communicator.h"
 #include "runtime/core/check.h"
 #include "runtime/core/fault.h"
@@ -23,111 +23,174 @@ namespace {
 std::string this_host() {
   char name[256] = {};
   if (gethostname(name, sizeof name - 1) != 0) return "?";
-  std::string host(name);
+  const std::string host(name);
   return host.substr(0, host.find('.'));
 }
 
-int affinity_count() {
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
-  return CPU_COUNT(&set);
+Launcher checked_launcher() {
+  const Launcher launcher = find_launcher();
+  if (!launcher.launched) check_slurm(launcher, 1);
+  return launcher;
 }
-
-class SessionReporter final : public RankReporter {
- public:
-  using RankReporter::RankReporter;
-  std::string name_of(int world_rank) override {
-    const auto r = static_cast<size_t>(world_rank);
-    return r < hosts.size() ? fmt::format("rank {} (host {})", world_rank, hosts[r])
-                            : fmt::format("rank {}", world_rank);
-  }
-  std::vector<std::string> hosts;
-};
 
 }  // namespace
 
-struct MpiSession::Impl {
-  explicit Impl(const SessionOptions& o) : options(o) {}
+std::string SessionReporter::name_of(int world_rank) {
+  const auto r = static_cast<size_t>(world_rank);
+  return world_rank >= 0 && r < hosts.size()
+             ? fmt::format("rank {} (host {})", world_rank, hosts[r])
+             : fmt::format("rank {}", world_rank);
+}
 
-  void start_mpi(int* argc, char*** argv);
-  void gather_places();
+void SessionReporter::check_stop() {
+  if (const int signal = stop_signal())
+    fail(ExitCode::stopped, "stopped by {}", signal_name(signal));
+}
 
-  SessionOptions options;
-  Launcher launcher;
-  RankRecord record{};
-  std::optional<SessionReporter> reporter;
-  Engine engine;
-  std::unique_ptr<Communicator> world;
-  std::string host = this_host();
-  int rank = 0, size = 1, local_rank = 0, local_size = 1, node_count = 1;
-  bool mpi = false;
-};
+MpiSession::Impl::Impl(const SessionOptions& session_options)
+    : options(session_options),
+      launcher(checked_launcher()),
+      host(this_host()),
+      table(launcher),
+      end(table),
+      reporter(table.record(table.self()), launcher.launched ? launcher.rank : 0,
+               table.pid_namespace()),
+      signals(table, reporter.progress(), launcher.launched ? launcher.rank : 0, host.c_str()),
+      exceptions_before(std::uncaught_exceptions()) {}
 
 void MpiSession::Impl::start_mpi(int* argc, char*** argv) {
+  reporter.progress().enter("MPI_Init");
+  reporter.set_state(RankState::in_init);
   int provided = 0;
   check_mpi(MPI_Init_thread(argc, argv, MPI_THREAD_MULTIPLE, &provided), "MPI_Init_thread");
+  reporter.set_state(RankState::computing);
   mpi = true;
+  end.set_mpi_usable(true);
+  signals.install();
   if (provided != MPI_THREAD_MULTIPLE)
     fail(ExitCode::usage, "this MPI does not support MPI_THREAD_MULTIPLE, which longhaul needs");
   check_mpi(MPI_Comm_rank(MPI_COMM_WORLD, &rank), "MPI_Comm_rank");
   check_mpi(MPI_Comm_size(MPI_COMM_WORLD, &size), "MPI_Comm_size");
-  reporter->set_world_rank(rank);
+  reporter.set_world_rank(rank);
+  signals.set_world_rank(rank);
   MpiTransport::Options transport;
   transport.chunk_bytes = options.chunk_bytes;
   transport.inline_bytes = options.inline_bytes;
-  transport.crowded = launcher.local_size < 0 || launcher.local_size > affinity_count();
+  transport.crowded = launcher.local_size < 0 ||
+                      launcher.local_size > static_cast<int>(cores_of_this_process().count());
   std::vector<int> world_ranks;
   for (int r = 0; r < size; ++r) world_ranks.push_back(r);
   world = std::make_unique<PlannedCommunicator>(
-      rank, world_ranks, 0, std::make_unique<MpiTransport>(MPI_COMM_WORLD, *reporter, transport),
-      engine, *reporter);
+      rank, world_ranks, 0, std::make_unique<MpiTransport>(MPI_COMM_WORLD, reporter, transport),
+      engine, reporter);
 }
 
 void MpiSession::Impl::gather_places() {
   struct Place {
     char host[64];
+    uint64_t table;
   } mine{};
   host.copy(mine.host, sizeof mine.host - 1);
+  mine.table = table.token();
   std::vector<Place> all(static_cast<size_t>(size));
   const std::vector<int64_t> bytes(all.size(), static_cast<int64_t>(sizeof mine));
   world->all_gather_v(&mine, sizeof mine, all.data(), bytes, {"places"});
-  local_rank = local_size = node_count = 0;
+  local_rank = local_size = 0;
+  std::map<std::string, int> nodes;
+  std::map<uint64_t, size_t> index_of_table;
+  std::vector<HostLinks::Host> tables;  // groups of ranks that see each other
+  std::vector<std::string> names;
   for (int r = 0; r < size; ++r) {
-    const std::string there = all[static_cast<size_t>(r)].host;
-    bool seen = false;
-    for (const std::string& h : reporter->hosts) seen |= h == there;
-    if (!seen) ++node_count;
-    reporter->hosts.push_back(there);
-    if (there != host) continue;
-    if (r < rank) ++local_rank;
-    ++local_size;
+    const Place& place = all[static_cast<size_t>(r)];
+    reporter.hosts.emplace_back(place.host);
+    names.push_back(reporter.name_of(r));
+    ++nodes[place.host];
+    if (host == place.host) {
+      local_rank += r < rank;
+      ++local_size;
+    }
+    const auto [at, is_new] = index_of_table.try_emplace(place.table, tables.size());
+    if (is_new) tables.emplace_back();
+    tables[at->second].ranks.push_back(r);
   }
+  node_count = static_cast<int>(nodes.size());
+  const auto num_tables = static_cast<int>(tables.size());
+  const size_t own = index_of_table.at(mine.table);
+  std::unique_ptr<HostLinks> links;
+  if (num_tables > 1) {
+    // The table's slots are its ranks in order, and the leaders' ranks the order of the tables.
+    const bool leads = tables[own].ranks.front() == rank;
+    MPI_Comm leaders = MPI_COMM_NULL;
+    check_mpi(MPI_Comm_split(MPI_COMM_WORLD, leads ? 0 : MPI_UNDEFINED, rank, &leaders),
+              "MPI_Comm_split");
+    if (leads)
+      links = std::make_unique<HostLinks>(leaders, std::move(tables), static_cast<int>(own), size,
+                                          engine.mutex());
+  }
+  watchdog->set_world(names, num_tables, std::move(links));
+}
+
+void MpiSession::Impl::finish() {
+  reporter.progress().enter_phase("finalize");
+  if (!all_failed) world->barrier({kEndOfRun});
+  watchdog->close_links();
+  world.reset();
+  end.set_mpi_usable(false);
+  reporter.progress().enter("MPI_Finalize");
+  reporter.set_state(RankState::in_finalize);
+  check_mpi(MPI_Finalize(), "MPI_Finalize");
+  mpi = false;
+}
+
+// For errors in destructors: the job ends at once.
+MpiSession::Impl* MpiSession::Impl::open = nullptr;
+
+void MpiSession::Impl::end_for(const Failure& failure) {
+  std::string line = failure.message;
+  if (open->watchdog && failure.code == ExitCode::peer_lost)
+    line += open->watchdog->consequence();
+  else if (open->watchdog)
+    line =
+        fmt::format("{}, {}: {}", open->watchdog->own_name(), open->reporter.body().place(), line);
+  open->end.end(static_cast<int>(failure.code), line);
 }
 
 MpiSession::MpiSession(int* argc, char*** argv, const SessionOptions& options)
     : impl_(std::make_unique<Impl>(options)) {
   Impl& s = *impl_;
-  s.launcher = find_launcher();
-  if (!s.launcher.launched) check_slurm(s.launcher, 1);
   set_fault_from_environment();
-  s.reporter.emplace(s.record, s.launcher.launched ? s.launcher.rank : 0);
+  Impl::open = &s;
+  set_fatal_handler(Impl::end_for);
   if (!s.launcher.launched) {
-    s.reporter->hosts = {s.host};
-    s.world = make_single_communicator(&*s.reporter);
+    s.reporter.hosts = {s.host};
+    s.world = make_single_communicator(&s.reporter);
     return;
   }
-  s.start_mpi(argc, argv);
-  check_slurm(s.launcher, s.size);
-  s.gather_places();
+  s.watchdog.emplace(s.table, s.reporter, s.end,
+                     Watchdog::Options{options.timeout_seconds, s.host, s.launcher});
+  try {
+    s.start_mpi(argc, argv);
+    check_slurm(s.launcher, s.size);
+    s.gather_places();
+  } catch (...) {
+    const int code = s.report(std::current_exception());
+    s.end.follow(code);
+  }
 }
 
 MpiSession::~MpiSession() {
   Impl& s = *impl_;
+  struct Close {
+    ~Close() {
+      set_fatal_handler(nullptr);
+      Impl::open = nullptr;
+    }
+  } close;
   if (!s.mpi) return;
   try {
-    s.world->barrier({kEndOfRun});
-    s.world.reset();
-    check_mpi(MPI_Finalize(), "MPI_Finalize");
+    if (std::uncaught_exceptions() > s.exceptions_before)
+      fail(ExitCode::internal, "an error left the session without run_guarded");
+    s.finish();
   } catch (...) {
     end_process(std::current_exception());
   }
@@ -139,7 +202,7 @@ Communicator& MpiSession::world() {
 
 std::unique_ptr<Communicator> MpiSession::split(int color, int key) {
   Impl& s = *impl_;
-  if (!s.mpi) return color < 0 ? nullptr : make_single_communicator(&*s.reporter);
+  if (!s.mpi) return color < 0 ? nullptr : make_single_communicator(&s.reporter);
   auto& parent = dynamic_cast<PlannedCommunicator&>(*s.world);
   const SplitMember mine{color, key};
   std::vector<SplitMember> all(static_cast<size_t>(s.size));
@@ -156,8 +219,7 @@ std::unique_ptr<Communicator> MpiSession::split(int color, int key) {
   const auto& transport = dynamic_cast<MpiTransport&>(parent.transport());
   return std::make_unique<PlannedCommunicator>(
       rank, split_members(all, color), split_group_id(parent.group(), sequence, color),
-      std::make_unique<MpiTransport>(comm, *s.reporter, transport.options()), s.engine,
-      *s.reporter);
+      std::make_unique<MpiTransport>(comm, s.reporter, transport.options()), s.engine, s.reporter);
 }
 
 int MpiSession::rank() const {
@@ -179,21 +241,10 @@ std::string MpiSession::host() const {
   return impl_->host;
 }
 std::string MpiSession::host_of(int rank) const {
-  return impl_->reporter->hosts.at(static_cast<size_t>(rank));
+  return impl_->reporter.hosts.at(static_cast<size_t>(rank));
 }
 Progress& MpiSession::progress() {
-  return impl_->reporter->progress();
-}
-
-int run_guarded(MpiSession& session, const std::function<int()>& body) {
-  try {
-    return body();
-  } catch (...) {
-    const Failure failure = explain(std::current_exception());
-    std::fprintf(stderr, "longhaul: rank %d: %s\n", session.rank(), failure.message.c_str());
-    if (session.impl_->mpi) MPI_Abort(MPI_COMM_WORLD, static_cast<int>(failure.code));
-    _exit(static_cast<int>(failure.code));
-  }
+  return impl_->reporter.progress();
 }
 
 }  // namespace longhaul::comm

@@ -96,6 +96,7 @@ void Engine::add(Operation* operation) {
 void Engine::remove(Operation* operation) {
   std::lock_guard lock(mutex_);
   operation->exchange_.reset();
+  if (!operation->done_.load(std::memory_order_relaxed)) abandoned_.store(true);
   if (std::erase(active_, operation) != 0) num_active_.fetch_sub(1, std::memory_order_relaxed);
 }
 

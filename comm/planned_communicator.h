@@ -29,6 +29,8 @@ class Engine {
   int num_active() const { return num_active_.load(std::memory_order_relaxed); }
   // Throws the first error that any operation has met: after one, the rank cannot go on.
   void rethrow_error();
+  // No operation was given up unfinished or has failed: the transport is in order.
+  bool clean() const { return !failed_.load() && !abandoned_.load(); }
   // Serialises all calls into the transport, which may then be used by helper threads too.
   std::mutex& mutex() { return mutex_; }
 
@@ -40,6 +42,7 @@ class Engine {
   std::vector<Operation*> active_;
   std::exception_ptr error_;
   std::atomic<bool> failed_{false};
+  std::atomic<bool> abandoned_{false};
   std::atomic<int> num_active_{0};
 };
 

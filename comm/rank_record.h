@@ -16,7 +16,7 @@ enum class RankState : int32_t {
   in_init,      // inside MPI_Init, which returns when all ranks are in it
   waiting,      // in an operation, for others
   in_finalize,  // inside MPI_Finalize, likewise
-  failed,       // met an error, which is about to be reported
+  failed,       // met an error, which is about to be reported (failure_code stays set)
   ended,
 };
 
@@ -25,10 +25,11 @@ struct RankBody {
   int32_t pid = 0;
   RankState state = RankState::absent;
   int32_t layer = -1;
-  int32_t missing = -1;       // waiting: a world rank not yet heard from
-  int32_t failure_code = 0;   // failed
-  uint64_t failure_hash = 0;  // failed: of the message
-  Fingerprint wait;           // waiting: in which operation; else the last one begun
+  int32_t missing = -1;        // waiting: a world rank not yet heard from
+  int32_t failure_code = 0;    // failed
+  uint64_t failure_hash = 0;   // failed: of the message
+  uint64_t pid_namespace = 0;  // in which `pid` means something
+  Fingerprint wait;            // waiting: in which operation; else the last one begun
   char phase[24] = {};
   char operation[32] = {};
 

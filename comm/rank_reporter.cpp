@@ -17,7 +17,9 @@ void copy_text(char (&to)[N], const char* from) {
 
 }  // namespace
 
-RankReporter::RankReporter(RankRecord& record, int world_rank) : record_(record) {
+RankReporter::RankReporter(RankRecord& record, int world_rank, uint64_t pid_namespace)
+    : record_(record) {
+  body_.pid_namespace = pid_namespace;
   body_.world_rank = world_rank;
   body_.pid = static_cast<int32_t>(getpid());
   body_.state = RankState::computing;

@@ -11,7 +11,7 @@ namespace longhaul::comm {
 class RankReporter : public RankWatch, private Progress::Observer {
  public:
   // `record` must outlive this. The rank is `computing` from now on.
-  RankReporter(RankRecord& record, int world_rank);
+  RankReporter(RankRecord& record, int world_rank, uint64_t pid_namespace = 0);
   ~RankReporter() override;
   RankReporter(const RankReporter&) = delete;
   RankReporter& operator=(const RankReporter&) = delete;

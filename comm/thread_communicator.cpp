@@ -50,7 +50,7 @@ struct Team {
       seen.back().silent_seconds = 0;  // threads have no heartbeat of their own
     }
     if (!verdict.empty()) return;
-    if (auto v = judge(seen, timeout_seconds, true)) verdict = v->message;
+    if (auto v = judge(seen, {timeout_seconds, timeout_seconds, true})) verdict = v->message;
   }
 
   const int size;

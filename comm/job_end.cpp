@@ -1,0 +1,44 @@
+#include "comm/job_end.h"
+
+#include <mpi.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <thread>
+
+namespace longhaul::comm {
+namespace {
+
+// How long MPI_Abort, or another rank of this host that ends the job, may take.
+constexpr auto kPatience = std::chrono::milliseconds(1500);
+
+void exit_later(int exit_code) {
+  std::thread([exit_code] {
+    std::this_thread::sleep_for(kPatience);
+    _exit(exit_code);
+  }).detach();
+}
+
+}  // namespace
+
+void print_line(const std::string& line) {
+  const std::string text = "longhaul: " + line + "\n";
+  if (write(STDERR_FILENO, text.data(), text.size()) < 0) return;  // nowhere left to say it
+}
+
+void JobEnd::end(int exit_code, const std::string& line) {
+  if (!table_.claim_ending(exit_code)) follow(exit_code);
+  print_line(line);
+  if (mpi_usable_.load()) {
+    exit_later(exit_code);
+    MPI_Abort(MPI_COMM_WORLD, exit_code);
+  }
+  _exit(exit_code);
+}
+
+void JobEnd::follow(int exit_code) {
+  std::this_thread::sleep_for(kPatience);
+  _exit(exit_code);
+}
+
+}  // namespace longhaul::comm
