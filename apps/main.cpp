@@ -1,24 +1,75 @@
 // One binary, `longhaul`; each subcommand is a file of this folder.
 
+#include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <new>
 #include <string>
+#include <string_view>
+#include <thread>
 #include <utility>
 #include <vector>
 
 #include "apps/command.h"
 #include "runtime/core/check.h"
+#include "runtime/core/suggest.h"
 
 namespace longhaul::apps {
 namespace {
 
+// Before MPI is up every rank finds the same mistake; the line should come once. Rank 0 (by the
+// launcher's word) speaks at once; the others only if they are still alive a little later, which
+// they are when the mistake is theirs alone.
+void let_rank_0_speak_first() {
+  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"})
+    if (const char* rank = std::getenv(name)) {
+      if (std::atoi(rank) > 0) std::this_thread::sleep_for(std::chrono::milliseconds(700));
+      return;
+    }
+}
+
 int report(const Error& e) {
+  let_rank_0_speak_first();
   if (e.code() == ExitCode::internal)
     std::fprintf(stderr, "longhaul: internal error: %s [%s:%d]\n", e.what(), e.file(), e.line());
   else
     std::fprintf(stderr, "longhaul: %s\n", e.what());
   return static_cast<int>(e.code());
+}
+
+// What a mistyped word was probably meant to be: ", did you mean --prompts?" or nothing.
+std::string suggestion(const CLI::App& app, const std::string& given) {
+  std::vector<std::string> names;
+  for (const CLI::App* sub : app.get_subcommands([](const CLI::App*) { return true; }))
+    names.push_back(sub->get_name());
+  for (const CLI::Option* option : app.get_options())
+    for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
+  const std::vector<std::string_view> known(names.begin(), names.end());
+  const std::string_view nearest =
+      nearest_name(std::string_view(given).substr(0, given.find('=')), known);
+  return nearest.empty() ? "" : fmt::format("; did you mean {}?", nearest);
+}
+
+// One line for what the command line has wrong.
+std::string usage_line(const CLI::App& app, const CLI::ParseError& e) {
+  const CLI::App* level = &app;
+  std::string path = "longhaul";
+  while (!level->get_subcommands().empty()) {
+    level = level->get_subcommands().front();
+    path += " " + level->get_name();
+  }
+  std::string message = e.what();
+  const std::vector<std::string> unknown = app.remaining(true);
+  if (e.get_name() == "ExtrasError" && !unknown.empty())
+    message = fmt::format("{} '{}' is not known{}",
+                          unknown.front().starts_with("-") ? "option" : "argument", unknown.front(),
+                          suggestion(*level, unknown.front()));
+  else if (!unknown.empty() && e.get_name() == "RequiredError")
+    message = fmt::format("'{}' is not known{}", unknown.front(), suggestion(*level, unknown.front()));
+  for (char& c : message)
+    if (c == '\n') c = ' ';
+  return fmt::format("{}: {} ({} --help lists what there is)", path, message, path);
 }
 
 int main_checked(int argc, char** argv) {
@@ -56,7 +107,8 @@ int main_checked(int argc, char** argv) {
   } catch (const CLI::Success& e) {
     return app.exit(e);
   } catch (const CLI::ParseError& e) {
-    std::fprintf(stderr, "longhaul: %s\n", e.what());
+    let_rank_0_speak_first();
+    std::fprintf(stderr, "%s\n", usage_line(app, e).c_str());
     return static_cast<int>(ExitCode::usage);
   }
   for (auto& [sub, action] : commands)

@@ -8,6 +8,8 @@
 #include <memory>
 #include <string>
 
+#include <fmt/ranges.h>
+
 #include "apps/agreement.h"
 #include "apps/command.h"
 #include "apps/progress_line.h"
@@ -42,7 +44,7 @@ int run_ranks(const RunOptions& o, comm::MpiSession& session) {
   const attention::AttentionDesc desc = attention_desc(inputs.config, o);
   attention::BackendChoice choice = attention::select_backend(desc, o.backend);
   attention::check_backend_agreement(*choice.backend, world);
-  for (const std::string& line : choice.log) spdlog::info("attention backend {}", line);
+  spdlog::info("attention backends: {}", fmt::join(choice.log, "; "));
 
   const comm::CoreShares cores = comm::gather_core_shares(session);
   const int threads = o.threads > 0 ? o.threads : cores.default_threads();
