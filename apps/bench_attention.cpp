@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <ctime>
 #include <nlohmann/json.hpp>
 #include <random>
 #include <string>
@@ -143,14 +144,30 @@ double sampled_error(Batch& b, ThreadPool& pool) {
   return most / std::sqrt(squares / count);
 }
 
+double process_cpu_seconds() {
+  return static_cast<double>(std::clock()) / static_cast<double>(CLOCKS_PER_SEC);
+}
+
 ops::MachinePeak better(const ops::MachinePeak& a, const ops::MachinePeak& b) {
   return {std::max(a.f32_fma_flops, b.f32_fma_flops), std::max(a.bf16_dot_flops, b.bf16_dot_flops)};
 }
 
-void print_table(const Options& o, const Batch& b, std::string_view backend,
-                 const ops::MachinePeak& peak, const Timing& t, double ceiling, double error) {
+struct Figures {
+  std::string_view backend;
+  ops::MachinePeak peak;
+  double ceiling = 0;  // FLOP/s of the dtype
+  Timing wall;
+  // CPU time over threads and wall time. Below 1 the machine gave its cores to others, or threads
+  // waited for each other: the ratio is then no measure of the kernel.
+  double busy = 0;
+  double error = 0;
+  double ratio(const Batch& b) const { return b.flops / wall.median / ceiling; }
+};
+
+void print_table(const Options& o, const Batch& b, const Figures& f) {
+  const ops::MachinePeak& peak = f.peak;
   fmt::print("# longhaul bench attention: backend {}, {}, heads {}, head dim {}, {}, {} thread{}\n",
-             backend, o.dtype, o.heads, o.head_dim, b.causal ? "causal" : "not causal", o.threads,
+             f.backend, o.dtype, o.heads, o.head_dim, b.causal ? "causal" : "not causal", o.threads,
              o.threads == 1 ? "" : "s");
   fmt::print("# instruction set {}; ceilings measured before, between and after the repetitions:\n",
              ops::cpu_isa_name());
@@ -162,18 +179,22 @@ void print_table(const Options& o, const Batch& b, std::string_view backend,
   fmt::print(
       "# flops counted over the exact causal area; error: largest difference to the reference "
       "backend over its RMS, sampled rows\n");
-  fmt::print("#{:>9} {:>10} {:>10} {:>10} {:>10} {:>9} {:>7} {:>10}\n", "tokens", "keys",
-             "median ms", "min ms", "max ms", "GFLOP/s", "ratio", "error");
-  fmt::print("{:>10} {:>10} {:>10.2f} {:>10.2f} {:>10.2f} {:>9.1f} {:>7.3f} {:>10.2e}\n",
-             b.q.rows(), b.k.rows(), t.median * 1e3, t.min * 1e3, t.max * 1e3,
-             b.flops / t.median / 1e9, b.flops / t.median / ceiling, error);
+  fmt::print("#{:>9} {:>10} {:>10} {:>10} {:>10} {:>9} {:>7} {:>6} {:>10}\n", "tokens", "keys",
+             "median ms", "min ms", "max ms", "GFLOP/s", "ratio", "busy", "error");
+  fmt::print("{:>10} {:>10} {:>10.2f} {:>10.2f} {:>10.2f} {:>9.1f} {:>7.3f} {:>6.2f} {:>10.2e}\n",
+             b.q.rows(), b.k.rows(), f.wall.median * 1e3, f.wall.min * 1e3, f.wall.max * 1e3,
+             b.flops / f.wall.median / 1e9, f.ratio(b), f.busy, f.error);
+  if (f.busy < 0.95)
+    fmt::print(
+        "# the threads had their cores for {:.0f} % of the time: per CPU time the ratio is "
+        "{:.3f}\n",
+        f.busy * 100, f.ratio(b) / f.busy);
 }
 
-void print_json(const Options& o, const Batch& b, std::string_view backend,
-                const ops::MachinePeak& peak, const Timing& t, double ceiling, double error) {
+void print_json(const Options& o, const Batch& b, const Figures& f) {
   nlohmann::ordered_json j;
   j["bench"] = "attention";
-  j["backend"] = backend;
+  j["backend"] = f.backend;
   j["dtype"] = o.dtype;
   j["heads"] = b.heads;
   j["kv_heads"] = b.kv_heads;
@@ -182,14 +203,15 @@ void print_json(const Options& o, const Batch& b, std::string_view backend,
   j["threads"] = o.threads;
   j["lengths"] = o.lengths;
   j["prefix"] = o.prefix;
-  j["peak_f32_gflops"] = peak.f32_fma_flops / 1e9;
-  j["peak_bf16_gflops"] = peak.bf16_dot_flops / 1e9;
-  j["median_ms"] = t.median * 1e3;
-  j["min_ms"] = t.min * 1e3;
-  j["max_ms"] = t.max * 1e3;
-  j["gflops"] = b.flops / t.median / 1e9;
-  j["ratio"] = b.flops / t.median / ceiling;
-  j["error"] = error;
+  j["peak_f32_gflops"] = f.peak.f32_fma_flops / 1e9;
+  j["peak_bf16_gflops"] = f.peak.bf16_dot_flops / 1e9;
+  j["median_ms"] = f.wall.median * 1e3;
+  j["min_ms"] = f.wall.min * 1e3;
+  j["max_ms"] = f.wall.max * 1e3;
+  j["gflops"] = b.flops / f.wall.median / 1e9;
+  j["ratio"] = f.ratio(b);
+  j["busy"] = f.busy;
+  j["error"] = f.error;
   fmt::print("{}\n", j.dump());
 }
 
@@ -201,22 +223,29 @@ int run(const Options& o) {
   choice.backend->prepare(desc, o.threads);
   choice.backend->run(b.args(), pool);  // kernels are generated, memory is touched
   ops::MachinePeak peak = ops::measure_machine_peak(o.threads, 0.2);
-  std::vector<double> seconds;
+  std::vector<double> seconds, cpu_seconds;
   for (int i = 0; i < o.repeat; ++i) {
+    const double cpu_begin = process_cpu_seconds();
     const auto begin = std::chrono::steady_clock::now();
     choice.backend->run(b.args(), pool);
     seconds.push_back(
         std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+    cpu_seconds.push_back(process_cpu_seconds() - cpu_begin);
     peak = better(peak, ops::measure_machine_peak(o.threads, 0.1));
   }
   const bool on_bf16 = b.dtype == DType::bf16 && peak.bf16_dot_flops > 0;
   const double ceiling = on_bf16 ? peak.bf16_dot_flops : peak.f32_fma_flops;
-  const double error = sampled_error(b, pool);
-  (o.json ? print_json : print_table)(o, b, choice.backend->name(), peak, summarise(seconds),
-                                      ceiling, error);
+  const Timing wall = summarise(seconds);
+  const Figures figures{choice.backend->name(),
+                        peak,
+                        ceiling,
+                        wall,
+                        summarise(cpu_seconds).median / wall.median / o.threads,
+                        sampled_error(b, pool)};
+  (o.json ? print_json : print_table)(o, b, figures);
   // bf16 rounds P (2^-9) and sums over many keys; an order of magnitude above what is seen.
   const double allowed = b.dtype == DType::bf16 ? 0.1 : b.dtype == DType::f32 ? 1e-4 : 1e-11;
-  return static_cast<int>(error <= allowed ? ExitCode::good : ExitCode::different);
+  return static_cast<int>(figures.error <= allowed ? ExitCode::good : ExitCode::different);
 }
 
 }  // namespace
