@@ -135,8 +135,8 @@ void MpiSession::Impl::finish() {
   if (!all_failed) world->barrier({kEndOfRun});
   watchdog->close_links();
   world.reset();
-  end.set_mpi_usable(false);
   reporter.progress().enter("MPI_Finalize");
+  end.set_mpi_usable(false);
   reporter.set_state(RankState::in_finalize);
   check_mpi(MPI_Finalize(), "MPI_Finalize");
   mpi = false;

@@ -31,7 +31,7 @@ struct RankBody {
   uint64_t pid_namespace = 0;  // in which `pid` means something
   Fingerprint wait;            // waiting: in which operation; else the last one begun
   char phase[24] = {};
-  char operation[32] = {};
+  char operation[32] = {};  // the last step or operation, with `layer`
 
   std::string place() const;  // "phase prefill, attention, layer 7"
 };

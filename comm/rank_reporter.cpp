@@ -37,14 +37,15 @@ void RankReporter::update(F&& change) {
   std::lock_guard lock(mutex_);
   change(body_);
   copy_text(body_.phase, progress_.phase.load(std::memory_order_relaxed));
-  copy_text(body_.operation, progress_.operation.load(std::memory_order_relaxed));
-  body_.layer = progress_.layer.load(std::memory_order_relaxed);
   record_.ticks.store(progress_.ticks.load(std::memory_order_relaxed), std::memory_order_relaxed);
   record_.write(body_);
 }
 
 void RankReporter::entered(const Progress& progress) {
-  update([](RankBody&) {});
+  update([&](RankBody& body) {
+    copy_text(body.operation, progress.operation.load(std::memory_order_relaxed));
+    body.layer = progress.layer.load(std::memory_order_relaxed);
+  });
   check_stop();
   fault_point(body_.world_rank, progress.phase.load(std::memory_order_relaxed),
               progress.operation.load(std::memory_order_relaxed),
@@ -53,7 +54,11 @@ void RankReporter::entered(const Progress& progress) {
 
 void RankReporter::begin_operation(const Fingerprint& operation) {
   progress_.tick();
-  update([&](RankBody& body) { body.wait = operation; });
+  update([&](RankBody& body) {
+    body.wait = operation;
+    copy_text(body.operation, operation.name);
+    body.layer = operation.layer;
+  });
   check_stop();
   fault_point(body_.world_rank, progress_.phase.load(std::memory_order_relaxed), operation.name,
               operation.layer);
@@ -69,7 +74,11 @@ void RankReporter::begin_wait(const Fingerprint& operation) {
 
 void RankReporter::end_wait() {
   progress_.tick();
-  update([](RankBody& body) { body.state = RankState::computing; });
+  update([](RankBody& body) {
+    body.state = RankState::computing;
+    copy_text(body.operation, body.wait.name);
+    body.layer = body.wait.layer;
+  });
 }
 
 void RankReporter::check_wait(int missing) {
