@@ -26,9 +26,8 @@ Action add_bench_command(CLI::App& app) {
     commands->emplace_back(sub, declare(*sub));
   };
   add("attention", "an attention backend on one rank", add_bench_attention);
-#if __has_include("apps/bench_linear.cpp")
   add("linear", "dense layers on one rank", add_bench_linear);
-#endif
+  add("prefill", "whole prefills on 1, 2, ... of the ranks, in turn", add_bench_prefill);
   return [commands] {
     for (auto& [sub, action] : *commands)
       if (sub->parsed()) return action();

@@ -10,6 +10,7 @@ namespace longhaul::apps {
 
 Action add_bench_attention(CLI::App& app);
 Action add_bench_linear(CLI::App& app);
+Action add_bench_prefill(CLI::App& app);
 
 // Samples of one figure, in seconds.
 struct Timing {

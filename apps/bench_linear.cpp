@@ -12,9 +12,7 @@
 #include <string>
 #include <vector>
 
-#if __has_include("apps/bench.h")
 #include "apps/bench.h"
-#endif
 #include "runtime/core/check.h"
 #include "runtime/core/tensor.h"
 #include "runtime/core/thread_pool.h"
@@ -243,20 +241,19 @@ int bench_linear(const Options& o) {
 
 }  // namespace
 
-void add_linear_bench(CLI::App& bench, std::function<int()>& chosen) {
-  CLI::App* app = bench.add_subcommand("linear", "dense layers with packed weights on the CPU");
+Action add_bench_linear(CLI::App& app) {
   auto options = std::make_shared<Options>();
-  app->add_option("--in", options->in, "input features (default: layers of Qwen3 models)")
+  app.add_option("--in", options->in, "input features (default: layers of Qwen3 models)")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
-  app->add_option("--out", options->out, "output features")
+  app.add_option("--out", options->out, "output features")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
-  app->add_option("--rows", options->rows, "tokens, one or more counts")
+  app.add_option("--rows", options->rows, "tokens, one or more counts")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
-  app->add_option("--dtype", options->dtype, "f32, bf16 or f64 (default: f32 and bf16)")
+  app.add_option("--dtype", options->dtype, "f32, bf16 or f64 (default: f32 and bf16)")
       ->check(CLI::IsMember({"f32", "bf16", "f64"}));
-  app->add_option("--threads", options->threads, "threads (default 1)")->check(CLI::Range(1, 1024));
-  app->add_flag("--json", options->json, "one JSON document instead of the table");
-  app->callback([options, &chosen] { chosen = [options] { return bench_linear(*options); }; });
+  app.add_option("--threads", options->threads, "threads (default 1)")->check(CLI::Range(1, 1024));
+  app.add_flag("--json", options->json, "one JSON document instead of the table");
+  return [options] { return bench_linear(*options); };
 }
 
 }  // namespace longhaul::apps

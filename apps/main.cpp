@@ -80,28 +80,14 @@ int main_checked(int argc, char** argv) {
     CLI::App* sub = app.add_subcommand(name, summary);
     commands.emplace_back(sub, declare(*sub));
   };
-#if __has_include("apps/run.cpp")
   add("run", "prefill prompts with a model, and generate", add_run_command);
-#endif
-#if __has_include("apps/plan.cpp")
   add("plan", "show who owns and computes what", add_plan_command);
-#endif
-#if __has_include("apps/merge.cpp")
   add("merge", "turn a dump into one HDF5 file in natural token order", add_merge_command);
-#endif
-#if __has_include("apps/inspect.cpp")
   add("inspect", "list what a dump or a checkpoint holds", add_inspect_command);
-#endif
-#if __has_include("apps/bench.cpp")
   add("bench", "measure speed, as ratios to the machine's ceilings", add_bench_command);
-#endif
-#if __has_include("apps/make_checkpoint.cpp")
   add("make-checkpoint", "write seeded random weights for a config as safetensors",
       add_make_checkpoint_command);
-#endif
-#if __has_include("apps/info.cpp")
   add("info", "version, features, libraries, devices, binding", add_info_command);
-#endif
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& e) {
