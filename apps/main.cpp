@@ -24,7 +24,7 @@ namespace {
 void let_rank_0_speak_first() {
   for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"})
     if (const char* rank = std::getenv(name)) {
-      if (std::atoi(rank) > 0) std::this_thread::sleep_for(std::chrono::milliseconds(700));
+      if (std::atoi(rank) > 0) std::this_thread::sleep_for(std::chrono::seconds(3));
       return;
     }
 }
@@ -60,12 +60,9 @@ std::string usage_line(const CLI::App& app, const CLI::ParseError& e) {
     path += " " + level->get_name();
   }
   std::string message = e.what();
+  // A word that nothing knows explains a missing one: --promts for --prompts.
   const std::vector<std::string> unknown = app.remaining(true);
-  if (e.get_name() == "ExtrasError" && !unknown.empty())
-    message = fmt::format("{} '{}' is not known{}",
-                          unknown.front().starts_with("-") ? "option" : "argument", unknown.front(),
-                          suggestion(*level, unknown.front()));
-  else if (!unknown.empty() && e.get_name() == "RequiredError")
+  if (!unknown.empty())
     message = fmt::format("'{}' is not known{}", unknown.front(), suggestion(*level, unknown.front()));
   for (char& c : message)
     if (c == '\n') c = ' ';
@@ -75,6 +72,7 @@ std::string usage_line(const CLI::App& app, const CLI::ParseError& e) {
 int main_checked(int argc, char** argv) {
   CLI::App app{"longhaul: context-parallel prefill of long prompts", "longhaul"};
   app.require_subcommand(1);
+  app.allow_extras();  // inherited; collected, so that usage_line can suggest what was meant
   std::vector<std::pair<CLI::App*, Action>> commands;
   auto add = [&](const char* name, const char* summary, Action (*declare)(CLI::App&)) {
     CLI::App* sub = app.add_subcommand(name, summary);
@@ -90,6 +88,7 @@ int main_checked(int argc, char** argv) {
   add("info", "version, features, libraries, devices, binding", add_info_command);
   try {
     app.parse(argc, argv);
+    if (!app.remaining(true).empty()) throw CLI::ExtrasError(app.remaining(true));
   } catch (const CLI::Success& e) {
     return app.exit(e);
   } catch (const CLI::ParseError& e) {

@@ -88,8 +88,7 @@ TEST(RunBadInput, ConfigThatLonghaulDoesNotRun) {
   expect_complaint(with("\"hidden_act\": \"silu\"", "\"hidden_act\": \"gelu\""), 2, {"gelu"});
   expect_complaint(with("\"num_key_value_heads\": 2", "\"num_key_value_heads\": 3"), 4,
                    {"num_key_value_heads", "3"});
-  expect_complaint(with("\"use_sliding_window\": false", "\"use_sliding_window\": true"), 2,
-                   {"sliding"});
+  expect_complaint(with("\"full_attention\"", "\"sliding_attention\""), 2, {"sliding"});
   expect_complaint(with("{", "{,"), 4, {"config.json"});
 }
 
@@ -168,7 +167,7 @@ TEST(RunBadInput, OptionsAndNames) {
   expect_complaint(good("--layout zigzak"), 2, {"zigzak", "zigzag"});
   expect_complaint(good("--strategy algather"), 2, {"algather", "allgather"});
   expect_complaint(good("--backend referense"), 2, {"referense", "reference"});
-  expect_complaint(good("--backend cpu --dtype f64"), 2, {"cpu", "f64"});
+  expect_complaint(good("--backend cpu --dtype f64"), 2, {"cpu", "float64"});
   expect_complaint(good("--dtype f33"), 2, {"f33", "bf16"});
   expect_complaint(good("--generate -1"), 2, {"--generate"});
   expect_complaint(good("--generate many"), 2, {"--generate", "many"});
@@ -189,7 +188,7 @@ TEST(RunBadInput, RanksStartedDifferently) {
   expect_complaint(kMpirun + " -np 1 " + a + " : -np 2 " + b, 2, {"zigzag", "balanced", "rank 1"});
   SpoiltModel other("qwen3");
   std::string file = read_text(other.path("model.safetensors"));
-  const size_t at = file.find("\"F32\"") != std::string::npos ? file.find("format") : file.find("format");
+  const size_t at = file.find("format");
   ASSERT_NE(at, std::string::npos);
   file[at] = 'F';  // another header, and so another file
   write_text(other.path("model.safetensors"), file);
@@ -229,7 +228,11 @@ TEST(RunBadInput, DiskFullWhileDumping) {
   expect_complaint("ulimit -f 100; " + good("--dump " + (f / "dump")), 5, {"rank_0000.h5"});
   for (const auto& e : fs::directory_iterator(f / "dump"))
     ADD_FAILURE() << "left behind: " << e.path();
-  expect_complaint("ulimit -f 100; " + under_mpirun(2, good("--dump " + (f / "dump2"))), 5,
+  // Under mpirun the limit leaves room for what MPI itself keeps in files.
+  const std::string moe = kData + "/golden/qwen3_moe";
+  expect_complaint(under_mpirun(2, "bash -c \"ulimit -f 6000; exec " +
+                                       run_line(moe, moe + "/prompts.json",
+                                                "--dump " + (f / "dump2")) + "\""), 5,
                    {"rank_000"});
   EXPECT_FALSE(fs::exists(f / "dump2/manifest.json"));
 }
