@@ -13,21 +13,24 @@
 namespace longhaul::io {
 namespace {
 
-// One line: no control characters, nothing cut in the middle of a character.
+// One line of printable ASCII: anything else as \xHH (no character) or \u{HEX}.
 std::string one_line(std::string_view text, size_t limit) {
   std::string line;
   for (size_t at = 0; at < text.size();) {
     const CodePoint point = code_point_at(text, at);
     const auto bytes = static_cast<size_t>(std::abs(point.length));
-    if (line.size() + bytes > limit) return line + "...";
-    const bool printable = point.length > 0 && point.value >= 0x20 && point.value != 0x7F &&
-                           !(point.value >= 0x80 && point.value < 0xA0) && point.value != 0x2028 &&
-                           point.value != 0x2029;
-    if (printable) {
-      line.append(text.substr(at, bytes));
+    std::string shown;
+    if (point.length < 0) {
+      for (const char c : text.substr(at, bytes)) {
+        shown += fmt::format("\\x{:02X}", static_cast<unsigned char>(c));
+      }
+    } else if (point.value >= 0x20 && point.value < 0x7F) {
+      shown.assign(1, text[at]);
     } else {
-      line.push_back('?');
+      shown = fmt::format("\\u{{{:X}}}", static_cast<uint32_t>(point.value));
     }
+    if (line.size() + shown.size() > limit) return line.append("...");
+    line += shown;
     at += bytes;
   }
   return line;

@@ -25,11 +25,11 @@ struct TextPlace {
 };
 TextPlace place_in_text(std::string_view text, size_t byte);
 
-// A JSON parser's complaint without its prefix, in one line of printable ASCII or whole UTF-8, at
-// most about 200 bytes (the original quotes what it last read, however long).
+// A JSON parser's complaint without its prefix, in one line of printable ASCII, at most about 200
+// bytes (the original quotes what it last read, however long).
 std::string short_json_complaint(const std::exception& error);
 
-// A person's text in a message: one line, quoted, cut after `limit` bytes.
+// A person's text in a message: one line of printable ASCII, quoted, cut after `limit` bytes.
 std::string quoted_excerpt(std::string_view text, size_t limit = 60);
 
 }  // namespace longhaul::io

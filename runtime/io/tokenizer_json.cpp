@@ -16,9 +16,15 @@ void Node::malformed(const std::string& what) const {
   fail(ExitCode::corrupt, "{}: {}", place, what);
 }
 void Node::unsupported(const std::string& what) const {
-  fail(ExitCode::usage,
-       "{}: {} is not supported (byte-level BPE is); give token ids (\"tokens\") instead of text",
-       place, what);
+  refuse(what + " is not supported (byte-level BPE is)");
+}
+void Node::refuse(const std::string& why) const {
+  fail(ExitCode::usage, "{}: {}; give token ids (\"tokens\") instead of text", place, why);
+}
+void Node::wrong_type(const char* wanted) const {
+  const std::string type = value->type_name();
+  const char* article = type == "array" || type == "object" ? "an " : type == "null" ? "" : "a ";
+  malformed(fmt::format("is {}{}, not {}", article, type, wanted));
 }
 std::optional<Node> Node::find(const char* key) const {
   const auto at = object().find(key);
@@ -34,13 +40,11 @@ Node Node::at(size_t index) const {
   return {&list().at(index), fmt::format("{}[{}]", place, index)};
 }
 std::string Node::text() const {
-  if (!value->is_string()) malformed(fmt::format("is a {}, not a string", value->type_name()));
+  if (!value->is_string()) wrong_type("a string");
   return value->get<std::string>();
 }
 bool Node::boolean() const {
-  if (!value->is_boolean()) {
-    malformed(fmt::format("is a {}, not true or false", value->type_name()));
-  }
+  if (!value->is_boolean()) wrong_type("true or false");
   return value->get<bool>();
 }
 bool Node::boolean(const char* key, bool otherwise) const {
@@ -54,11 +58,11 @@ int32_t Node::token_id() const {
   return static_cast<int32_t>(value->get<uint64_t>());
 }
 const Json::array_t& Node::list() const {
-  if (!value->is_array()) malformed(fmt::format("is a {}, not a list", value->type_name()));
+  if (!value->is_array()) wrong_type("an array");
   return value->get_ref<const Json::array_t&>();
 }
 const Json::object_t& Node::object() const {
-  if (!value->is_object()) malformed(fmt::format("is a {}, not an object", value->type_name()));
+  if (!value->is_object()) wrong_type("an object");
   return value->get_ref<const Json::object_t&>();
 }
 std::string Node::type() const {

@@ -32,7 +32,9 @@ struct Node {
   std::string type() const;
 
   [[noreturn]] void malformed(const std::string& what) const;
-  [[noreturn]] void unsupported(const std::string& what) const;
+  [[noreturn]] void wrong_type(const char* wanted) const;
+  [[noreturn]] void unsupported(const std::string& what) const;  // "WHAT is not supported ..."
+  [[noreturn]] void refuse(const std::string& why) const;        // "WHY; give token ids ..."
 };
 
 bool read_normalizer_is_nfc(const std::optional<Node>& normalizer);

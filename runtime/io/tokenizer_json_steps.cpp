@@ -45,7 +45,7 @@ void read_split(const Node& step, Pretokenizer& steps) {
         invert);
   } catch (const Error& error) {
     if (error.code() == ExitCode::corrupt) source.malformed(error.what());
-    source.unsupported(error.what());
+    source.refuse(error.what());
   }
 }
 

@@ -6,7 +6,8 @@ Qwen3's tokenizer.json is, one as Llama-3's, and writes what the `tokenizers` pa
 usage: make_expectations.py FOLDER [--strings N] [--seed S] [--plain]
 
 FOLDER/qwen3/tokenizer.json, FOLDER/llama3/tokenizer.json   the vocabularies (kept where they exist)
-FOLDER/<name>/expectations.bin                              zlib; see write_expectations()
+FOLDER/<name>/expectations.bin                              see write_expectations()
+FOLDER/variants/<name>.json, <name>.bin                     other pre-tokenizers over the first vocabulary
 --plain writes FOLDER/<name>/expectations.jsonl instead: {"text", "ids", "decoded"}, for hand checks.
 """
 
@@ -19,7 +20,6 @@ import random
 import struct
 import sys
 import unicodedata
-import zlib
 
 from tokenizers import (AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers,
                         processors, trainers)
@@ -225,20 +225,84 @@ class Strings:
         return text[:600]
 
 
+def byte_level(prefix_space, regex):
+    return {"type": "ByteLevel", "add_prefix_space": prefix_space, "trim_offsets": True,
+            "use_regex": regex}
+
+
+def split(pattern, behavior="Isolated", invert=False, kind="Regex"):
+    return {"type": "Split", "pattern": {kind: pattern}, "behavior": behavior, "invert": invert}
+
+
+def sequence(*steps):
+    return {"type": "Sequence", "pretokenizers": list(steps)}
+
+
+# pre_tokenizer and normalizer of other models with byte-level BPE.
+VARIANTS = {
+    "gpt2": (byte_level(False, True), None),
+    "gpt2_prefix_space": (byte_level(True, True), {"type": "NFC"}),
+    "deepseek_v3": (
+        sequence(
+            split(r"\p{N}{1,3}"), split("[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"),
+            split(r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"
+                  r"|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*"
+                  r"|\s*[\r\n]+|\s+(?!\S)|\s+"),
+            byte_level(False, False)),
+        {"type": "Sequence", "normalizers": []}),
+    "gpt4o": (
+        sequence(
+            split(r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+                  r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+"
+                  r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}"
+                  r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+", "Removed", True),
+            byte_level(False, False)),
+        None),
+    "smollm": (sequence({"type": "Digits", "individual_digits": True}, byte_level(False, True)), None),
+    "digits": (sequence({"type": "Digits", "individual_digits": False}, byte_level(True, True)), None),
+    "string": (sequence(split(". ", "Removed", False, "String"), byte_level(True, False)),
+               {"type": "Sequence", "normalizers": [{"type": "NFC"}]}),
+}
+
+
+IDS_IN_FULL = 500  # strings whose ids are kept, so that a failure can be shown
+
+
+def fnv1a(data):
+    value = 0xCBF29CE484222325
+    for byte in data:
+        value = ((value ^ byte) * 0x100000001B3) & 0xFFFFFFFFFFFFFFFF
+    return value
+
+
 def write_expectations(path, tokenizer, strings):
-    """zlib of, little-endian: uint32 count, then per string
-    uint32 bytes, UTF-8; uint32 count of ids, int32 ids; uint32 bytes, decoded (0xFFFFFFFF: as the text)."""
+    """Little-endian: uint32 count, then per string: uint32 bytes and UTF-8; uint64 FNV-1a of the ids
+    as int32; uint64 FNV-1a of decode(ids); uint32 count of ids, and the ids where they are kept."""
     out = [struct.pack("<I", len(strings))]
-    for text in strings:
+    for index, text in enumerate(strings):
         raw = text.encode()
         ids = tokenizer.encode(text).ids
-        decoded = tokenizer.decode(ids).encode()
+        packed = struct.pack("<%di" % len(ids), *ids)
         out.append(struct.pack("<I", len(raw)) + raw)
-        out.append(struct.pack("<I%di" % len(ids), len(ids), *ids))
-        out.append(struct.pack("<I", 0xFFFFFFFF) if decoded == raw
-                   else struct.pack("<I", len(decoded)) + decoded)
+        out.append(struct.pack("<QQI", fnv1a(packed), fnv1a(tokenizer.decode(ids).encode()), len(ids)))
+        if index < IDS_IN_FULL:
+            out.append(packed)
     with open(path, "wb") as file:
-        file.write(zlib.compress(b"".join(out), 9))
+        file.write(b"".join(out))
+
+
+def write_variants(options, tokenizer, source):
+    folder = os.path.join(options.folder, "variants")
+    os.makedirs(folder, exist_ok=True)
+    whole = json.loads(tokenizer.to_str())
+    for name, (pre_tokenizer, normalizer) in VARIANTS.items():
+        parts = {"pre_tokenizer": pre_tokenizer, "normalizer": normalizer}
+        with open(os.path.join(folder, name + ".json"), "w", encoding="utf-8") as file:
+            json.dump(parts, file, ensure_ascii=False)
+            file.write("\n")
+        variant = Tokenizer.from_str(json.dumps({**whole, **parts}))
+        strings = [source.one() for _ in range(400)]
+        write_expectations(os.path.join(folder, name + ".bin"), variant, strings)
 
 
 def main():
@@ -266,6 +330,8 @@ def main():
                     file.write(json.dumps({"text": text, "ids": ids, "decoded": tokenizer.decode(ids)}) + "\n")
         else:
             write_expectations(os.path.join(folder, "expectations.bin"), tokenizer, strings)
+        if name == "qwen3" and not options.plain:
+            write_variants(options, tokenizer, source)
         print(name, tokenizer.get_vocab_size(), "tokens,", len(strings), "strings", file=sys.stderr)
 
 
