@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "runtime/core/check.h"
+#include "runtime/layout/balance_anneal.h"
 #include "runtime/layout/balance_search.h"
 #include "runtime/layout/balance_shares.h"
 #include "runtime/layout/balance_state.h"
@@ -15,7 +16,8 @@ namespace {
 constexpr int64_t kPage = 64;             // tokens of a KV page
 constexpr double kPageLimit = 1.005;      // imbalance that page borders may cost
 constexpr int64_t kQuickBudget = 20'000;  // moves weighed after each construction
-constexpr int64_t kLongBudget = 150'000;  // and on the best when none was good enough
+constexpr int64_t kWalkSteps =
+    200'000;  // of the random walk from the best when none was good enough
 // Batches of at most so many tokens a rank are also tried token by token.
 constexpr double kFewTokens = 48;
 
@@ -29,15 +31,14 @@ class Solver {
   Assignment run() {
     Goal goal = inner_goal(promised_);
     try_all(goal);
+    if (!missed_.none()) walk(promised_);
     // Area decides: where it cannot be met with even tokens, allow less even ones.
-    for (double relax : {1.3, 2.0, 1e9}) {
+    for (double relax : {1.3, 2.0, 4.0}) {
       if (missed_.area <= 0) break;
       goal.token_limit = promised_.token_limit * relax;
       try_few(goal);
-    }
-    if (!missed_.none()) {
-      goal.token_limit = promised_.token_limit + missed_.tokens;
-      improve(*best_, goal, kLongBudget);
+      goal.area_limit = promised_.area_limit;
+      if (missed_.area > 0) walk(goal);
     }
     return std::move(*best_);
   }
@@ -82,6 +83,13 @@ class Solver {
     return inner_.none();
   }
 
+  void walk(const Goal& goal) {
+    attempt(goal, [&](Assignment& a) {
+      a = *best_;
+      anneal(a, goal, kWalkSteps, ++num_walks_);
+    });
+  }
+
   size_t count_small(double whole_below) const {
     return static_cast<size_t>(std::count_if(
         sequences_.begin(), sequences_.end(),
@@ -92,6 +100,7 @@ class Solver {
   std::span<const SequenceExtent> sequences_;
   Goal promised_;
   std::optional<Assignment> best_;
+  uint64_t num_walks_ = 0;
   Excess missed_, inner_;  // of the best, against the promise and the goal it was made for
 };
 

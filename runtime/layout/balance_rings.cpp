@@ -177,7 +177,7 @@ class TightRings {
   std::optional<std::vector<Piece>> run(double most) {
     std::optional<std::vector<Piece>> best;
     double low = 0, high = most;
-    for (int i = 0; i < 9; ++i) {
+    for (int i = 0; i < 7; ++i) {
       const double middle = (low + high) / 2;
       if (auto pieces = attempt(middle * goal_.mean_area)) {
         best = std::move(pieces);
@@ -244,6 +244,28 @@ class TightRings {
   std::vector<Node> next_;
 };
 
+// Equal token counts as far as they go, the ranks with one token more at the low end of the
+// sequence and the others at the high end, each in zigzag order: best where a long prefix makes all
+// tokens nearly alike and a rank has only a few.
+std::vector<Piece> cut_tiers(const SequenceExtent& sequence, std::span<const Share> shares) {
+  const int64_t ranks = static_cast<int64_t>(shares.size());
+  const int64_t count = sequence.extend / ranks, more = sequence.extend % ranks;
+  std::vector<Piece> pieces;
+  int64_t position = sequence.prefix;
+  auto add_tier = [&](int64_t first, int64_t last, int64_t tokens) {
+    for (int64_t i = first; i < 2 * last - first; ++i) {
+      const bool low = i < last;
+      const int64_t share = low ? i : 2 * last - 1 - i;
+      const int64_t length = low ? tokens / 2 : tokens - tokens / 2;
+      pieces.push_back({position, length, shares[static_cast<size_t>(share)].rank});
+      position += length;
+    }
+  };
+  add_tier(0, more, count + 1);
+  add_tier(more, ranks, count);
+  return pieces;
+}
+
 double largest_excess(std::span<const Piece> pieces, std::span<const Share> shares,
                       const Goal& goal) {
   double most = 0;
@@ -265,8 +287,15 @@ std::vector<Piece> cut_rings(const SequenceExtent& sequence, std::span<const Sha
   constexpr int64_t kFewTokens = 40;
   if (shares.size() < 2 || sequence.extend > kFewTokens * static_cast<int64_t>(shares.size()))
     return pieces;
-  const double most = largest_excess(pieces, shares, goal);
+  double most = largest_excess(pieces, shares, goal);
   constexpr double kGoodEnough = 0.005;
+  if (most > kGoodEnough) {
+    std::vector<Piece> tiers = cut_tiers(sequence, shares);
+    if (const double excess = largest_excess(tiers, shares, goal); excess < most) {
+      pieces = std::move(tiers);
+      most = excess;
+    }
+  }
   if (most > kGoodEnough)
     if (auto tight = TightRings(sequence, shares, goal).run(most)) return *std::move(tight);
   return pieces;

@@ -38,6 +38,8 @@ class Ranks {
     std::vector<ExchangePlan> plans;
     for (int r = 0; r < layout.cp(); ++r)
       plans.push_back(make_exchange_plan(layout, ownership_, r));
+    const std::vector<int64_t> rows = exchange_recv_rows(layout, ownership_);
+    for (size_t r = 0; r < rows.size(); ++r) ASSERT_EQ(rows[r], plans[r].total_recv_rows);
     for (int r = 0; r < layout.cp(); ++r) check_queries(layout, r, exchange(plans, r));
   }
 
