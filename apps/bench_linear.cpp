@@ -1,6 +1,5 @@
 // `longhaul bench linear`: dense layers as the CPU ranks run them, against the machine's peaks.
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -12,9 +11,7 @@
 #include <string>
 #include <vector>
 
-#if __has_include("apps/bench.h")
 #include "apps/bench.h"
-#endif
 #include "runtime/core/check.h"
 #include "runtime/core/tensor.h"
 #include "runtime/core/thread_pool.h"
@@ -108,12 +105,6 @@ void check_samples(ConstTensorView x, ConstTensorView weight, ConstTensorView y,
   r.error_over_rms = worst / std::sqrt(squares / static_cast<double>(count));
 }
 
-double median(std::vector<double> values) {
-  const auto middle = values.begin() + static_cast<ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
-
 double process_cpu_seconds() {
   timespec t{};
   LH_CHECK(clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t) == 0);
@@ -137,7 +128,7 @@ Times median_seconds(const std::function<void()>& work) {
     cpu_seconds.push_back(process_cpu_seconds() - cpu_begin);
     total += seconds.back();
   }
-  return {median(seconds), median(cpu_seconds)};
+  return {summarise(seconds).median, summarise(cpu_seconds).median};
 }
 
 double peak_of(const ops::MachinePeak& peak, DType dtype) {
@@ -243,20 +234,20 @@ int bench_linear(const Options& o) {
 
 }  // namespace
 
-void add_linear_bench(CLI::App& bench, std::function<int()>& chosen) {
-  CLI::App* app = bench.add_subcommand("linear", "dense layers with packed weights on the CPU");
+Action add_bench_linear(CLI::App& app) {
   auto options = std::make_shared<Options>();
-  app->add_option("--in", options->in, "input features (default: layers of Qwen3 models)")
+  app.add_option("--in", options->in, "input features (default: layers of Qwen3 models)")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
-  app->add_option("--out", options->out, "output features")
+  app.add_option("--out", options->out, "output features")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
-  app->add_option("--rows", options->rows, "tokens, one or more counts")
+  app.add_option("--rows", options->rows, "tokens, one or more counts")
+      ->delimiter(',')
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
-  app->add_option("--dtype", options->dtype, "f32, bf16 or f64 (default: f32 and bf16)")
+  app.add_option("--dtype", options->dtype, "f32, bf16 or f64 (default: f32 and bf16)")
       ->check(CLI::IsMember({"f32", "bf16", "f64"}));
-  app->add_option("--threads", options->threads, "threads (default 1)")->check(CLI::Range(1, 1024));
-  app->add_flag("--json", options->json, "one JSON document instead of the table");
-  app->callback([options, &chosen] { chosen = [options] { return bench_linear(*options); }; });
+  app.add_option("--threads", options->threads, "threads (default 1)")->check(CLI::Range(1, 1024));
+  app.add_flag("--json", options->json, "one JSON document instead of the table");
+  return [options] { return bench_linear(*options); };
 }
 
 }  // namespace longhaul::apps
