@@ -1,6 +1,5 @@
 // `longhaul bench linear`: dense layers as the CPU ranks run them, against the machine's peaks.
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -106,12 +105,6 @@ void check_samples(ConstTensorView x, ConstTensorView weight, ConstTensorView y,
   r.error_over_rms = worst / std::sqrt(squares / static_cast<double>(count));
 }
 
-double median(std::vector<double> values) {
-  const auto middle = values.begin() + static_cast<ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
-
 double process_cpu_seconds() {
   timespec t{};
   LH_CHECK(clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t) == 0);
@@ -135,7 +128,7 @@ Times median_seconds(const std::function<void()>& work) {
     cpu_seconds.push_back(process_cpu_seconds() - cpu_begin);
     total += seconds.back();
   }
-  return {median(seconds), median(cpu_seconds)};
+  return {summarise(seconds).median, summarise(cpu_seconds).median};
 }
 
 double peak_of(const ops::MachinePeak& peak, DType dtype) {
@@ -248,6 +241,7 @@ Action add_bench_linear(CLI::App& app) {
   app.add_option("--out", options->out, "output features")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
   app.add_option("--rows", options->rows, "tokens, one or more counts")
+      ->delimiter(',')
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
   app.add_option("--dtype", options->dtype, "f32, bf16 or f64 (default: f32 and bf16)")
       ->check(CLI::IsMember({"f32", "bf16", "f64"}));

@@ -43,7 +43,7 @@ std::string read_text_file(const std::filesystem::path& file) {
   std::error_code error;
   const std::filesystem::file_status status = std::filesystem::status(file, error);
   if (status.type() == std::filesystem::file_type::not_found) {
-    fail(ExitCode::corrupt, "{}: no such file", name);
+    fail(ExitCode::usage, "{}: no such file", name);
   }
   if (error) fail(ExitCode::corrupt, "{}: cannot be read: {}", name, error.message());
   if (std::filesystem::is_directory(status)) {

@@ -23,7 +23,8 @@ void embed(ConstTensorView table, std::span<const int32_t> ids, TensorView out, 
 // Copies columns [begin, begin + count) of x [rows, n] to packed out [rows, count].
 void copy_columns(ConstTensorView x, int64_t begin, int64_t count, TensorView out,
                   ThreadPool& pool);
-// Element type conversion among f64, f32, bf16 and from f16; same shape. Saturates nothing.
+// Element type conversion among f64, f32, bf16 and from f16, to nearest even; same shape. Too large
+// becomes infinite, NaN stays NaN. `in` may lie at any address (a mapped file).
 void convert(ConstTensorView in, TensorView out);
 
 }  // namespace longhaul::ops

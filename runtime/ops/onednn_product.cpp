@@ -4,6 +4,7 @@
 #include <map>
 #include <mutex>
 #include <string>
+#include <tuple>
 #include <unordered_map>
 
 #include "runtime/core/check.h"
@@ -66,9 +67,43 @@ dnnl::matmul::primitive_desc describe(const ProductShape& s, const memory::desc&
 #endif
 }
 
-memory::desc packed_format(int64_t in, int64_t out, DType type) {
-  const memory::desc any({in, out}, library_type(type), memory::format_tag::any);
-  return describe({kPackingRows, in, out, type, type, false}, any).weights_desc();
+struct Packing {
+  memory::desc plain, packed;
+  dnnl::reorder reorder;
+
+  Packing(int64_t in, int64_t out, DType type)
+      // Our rows are the product's columns: W [out, in] read as its transpose.
+      : plain({in, out}, library_type(type), memory::dims{1, in}),
+        packed(describe({kPackingRows, in, out, type, type, false},
+                        memory::desc({in, out}, library_type(type), memory::format_tag::any))
+                   .weights_desc()),
+        reorder(dnnl::reorder::primitive_desc(engine(), plain, engine(), packed)) {}
+};
+
+// Everything that was compiled. Ranks that are threads of one process share it, under the lock.
+// Shapes are few: a handful of row counts for each kind of layer.
+struct Table {
+  std::mutex mutex;
+  std::map<std::tuple<int64_t, int64_t, DType>, std::shared_ptr<const Packing>> packings;
+  std::map<ProductShape, std::shared_ptr<const Product>> products;
+
+  std::shared_ptr<const Packing> packing(int64_t in, int64_t out, DType type) {
+    std::shared_ptr<const Packing>& found = packings[{in, out, type}];
+    if (found == nullptr) found = std::make_shared<const Packing>(in, out, type);
+    return found;
+  }
+};
+
+Table& table() {
+  static auto* t = new Table;
+  return *t;
+}
+
+std::shared_ptr<const Packing> find_packing(int64_t in, int64_t out, DType type) {
+  return guarded("choosing a weight format", [&] {
+    std::lock_guard lock(table().mutex);
+    return table().packing(in, out, type);
+  });
 }
 
 }  // namespace
@@ -89,32 +124,26 @@ struct Product {
 };
 
 std::shared_ptr<const Product> find_product(const ProductShape& shape) {
-  // Ranks that are threads of one process share the table. Shapes are few: a handful of row counts
-  // for each kind of layer.
-  static std::mutex mutex;
-  static std::map<ProductShape, std::shared_ptr<const Product>> products;
-  std::lock_guard lock(mutex);
-  std::shared_ptr<const Product>& found = products[shape];
-  if (found == nullptr)
-    found = guarded("compiling a matrix product", [&] {
-      const memory::desc weights = packed_format(shape.in, shape.out, shape.type);
-      return std::make_shared<const Product>(describe(shape, weights), shape.bias);
-    });
-  return found;
+  return guarded("compiling a matrix product", [&] {
+    std::lock_guard lock(table().mutex);
+    std::shared_ptr<const Product>& found = table().products[shape];
+    if (found == nullptr)
+      found = std::make_shared<const Product>(
+          describe(shape, table().packing(shape.in, shape.out, shape.type)->packed), shape.bias);
+    return found;
+  });
 }
 
 int64_t packed_bytes(int64_t in, int64_t out, DType type) {
-  return guarded("choosing a weight format",
-                 [&] { return static_cast<int64_t>(packed_format(in, out, type).get_size()); });
+  return static_cast<int64_t>(find_packing(in, out, type)->packed.get_size());
 }
 
 void pack(const void* weight, int64_t in, int64_t out, DType type, void* packed) {
+  const std::shared_ptr<const Packing> packing = find_packing(in, out, type);
   guarded("packing weights", [&] {
-    // Our rows are the product's columns: W [out, in] read as its transpose.
-    const memory::desc plain({in, out}, library_type(type), memory::dims{1, in});
-    memory from(plain, engine(), const_cast<void*>(weight));
-    memory to(packed_format(in, out, type), engine(), packed);
-    dnnl::reorder(from, to).execute(thread_stream(), from, to);
+    memory from(packing->plain, engine(), const_cast<void*>(weight));
+    memory to(packing->packed, engine(), packed);
+    packing->reorder.execute(thread_stream(), from, to);
     thread_stream().wait();
   });
 }

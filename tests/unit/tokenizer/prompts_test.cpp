@@ -197,7 +197,7 @@ TEST_F(Prompts, BadFiles) {
   const auto failing_path = [&](const fs::path& path) {
     return failure_of([&] { read_prompts(path, bytes_.get(), kVocab); });
   };
-  EXPECT_EQ(failing_path(dir_ / "none.jsonl").code, 4);
+  EXPECT_EQ(failing_path(dir_ / "none.jsonl").code, 2);
   EXPECT_TRUE(failing_path(dir_ / "none.jsonl").mentions("no such file"));
   fs::create_directory(dir_ / "folder.json");
   EXPECT_TRUE(failing_path(dir_ / "folder.json").mentions("folder"));
