@@ -55,8 +55,10 @@ RunInputs read_inputs(const RunOptions& o) {
   in.config_json = io::read_small_file(o.model / "config.json", kMaxConfigBytes);
   for (const std::string& key : in.config.unknown_keys)
     spdlog::warn("config.json: '{}' is not known to longhaul and has no effect", key);
-  in.tokenizer = io::load_tokenizer(o.model, in.config.vocab_size);
-  in.prompts = io::read_prompts(o.prompts, in.tokenizer.get(), in.config.vocab_size);
+  std::string no_tokenizer;
+  in.tokenizer = io::load_tokenizer_if_supported(o.model, in.config.vocab_size, no_tokenizer);
+  in.prompts =
+      io::read_prompts(o.prompts, in.tokenizer.get(), in.config.vocab_size, no_tokenizer);
   check_lengths(in, o);
   in.checkpoint = o.load_format == "random" ? io::make_random_checkpoint(in.config, o.seed)
                                             : io::open_safetensors(o.model);

@@ -38,7 +38,7 @@ const std::map<std::string, std::set<std::string>> kAllowed = {
      {"runtime/core", "runtime/layout", "runtime/ops", "runtime/io", "comm", "attention", "moe"}},
     {"apps",
      {"runtime/core", "runtime/layout", "runtime/ops", "runtime/io", "runtime/model", "comm",
-      "attention", "moe"}},
+      "attention", "attention/backends", "moe"}},
 };
 
 // Headers of libraries that only some boxes may know.
