@@ -16,8 +16,8 @@ namespace {
 constexpr int64_t kPage = 64;             // tokens of a KV page
 constexpr double kPageLimit = 1.005;      // imbalance that page borders may cost
 constexpr int64_t kQuickBudget = 20'000;  // moves weighed after each construction
-constexpr int64_t kWalkSteps =
-    200'000;  // of the random walk from the best when none was good enough
+// Steps of the random walk from the best when none was good enough.
+constexpr int64_t kWalkSteps = 24'000;
 // Batches of at most so many tokens a rank are also tried token by token.
 constexpr double kFewTokens = 48;
 
