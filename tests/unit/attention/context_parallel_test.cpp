@@ -224,7 +224,7 @@ class ContextParallel : public ::testing::Test {
 
 TEST_F(ContextParallel, AgreesWithOneRankInFloat64) {
   Rng rng(11);
-  for (int i = 0; i < 400; ++i) {
+  for (int i = 0; i < 250; ++i) {
     const Scene s = random_scene(DType::f64, rng);
     Outcome o = run_scene(s, make_reference_backend, i % 3 == 0);
     check_scene(s, o, [&](const Problem& p, const Result& r) {
