@@ -9,6 +9,10 @@
 namespace longhaul::attention {
 namespace {
 
+// Memory for packed keys and values of a call: KV heads are taken in rounds that fit (a single head
+// may need more).
+constexpr int64_t kPackedBytes = int64_t{256} << 20;
+
 // Partial results of key ranges that were cut; all have the shape of the largest.
 struct Partials {
   Tensor out, top, sum;
@@ -75,6 +79,7 @@ class CpuBackend final : public Backend {
   void run(const AttentionArgs& a, ThreadPool& pool) override;
 
  private:
+  void pack(const cpu::Call& call, int64_t end, ThreadPool& pool);
   void add_workers(int num_threads) {
     const DType tile = desc_.dtype == DType::bf16 && !widen_ ? DType::bf16 : DType::f32;
     while (workers_.size() < static_cast<size_t>(num_threads))
@@ -101,16 +106,59 @@ void CpuBackend::run(const AttentionArgs& a, ThreadPool& pool) {
   int64_t most_rows = 0;
   for (const cpu::Join& j : plan.joins) most_rows = std::max(most_rows, rows(j.task));
   Partials partials(plan.num_partials, most_rows, desc_.head_dim_v);
-  pool.parallel_for(static_cast<int64_t>(plan.tasks.size()), [&](int64_t i, int thread) {
-    const cpu::Task& task = plan.tasks[static_cast<size_t>(i)];
-    const cpu::Running part = task.partial >= 0 ? partials.at(task.partial) : cpu::Running{};
-    workers_[static_cast<size_t>(thread)]->run(a, plan, task, task.partial >= 0 ? &part : nullptr,
-                                               thread == 0 ? a.poll : nullptr);
-  });
+
+  cpu::Call call{a, plan, {}};
+  int64_t heads = a.num_kv_heads;  // of a round
+  Tensor packed;
+  if (plan.packed.total() > 0) {
+    call.packed.key_bytes = workers_[0]->packed_key_bytes();
+    call.packed.value_bytes = workers_[0]->packed_value_bytes();
+    const int64_t head_bytes =
+        plan.packed.total() * (call.packed.key_bytes + call.packed.value_bytes);
+    heads = std::clamp<int64_t>(kPackedBytes / head_bytes, 1, heads);
+    packed = Tensor(DType::u8, {heads * head_bytes});
+    call.packed.data = static_cast<std::byte*>(packed.data());
+  }
+  for (int64_t head = 0; head < a.num_kv_heads; head += heads) {
+    call.packed.first_head = head;
+    const int64_t end = std::min(head + heads, a.num_kv_heads);
+    pack(call, end, pool);
+    std::vector<const cpu::Task*> tasks;
+    for (const cpu::Task& t : plan.tasks)
+      if (t.kv_head >= head && t.kv_head < end) tasks.push_back(&t);
+    pool.parallel_for(static_cast<int64_t>(tasks.size()), [&](int64_t i, int thread) {
+      const cpu::Task& task = *tasks[static_cast<size_t>(i)];
+      const bool part = task.partial >= 0;
+      const cpu::Running running = part ? partials.at(task.partial) : cpu::Running{};
+      workers_[static_cast<size_t>(thread)]->run(call, task, part ? &running : nullptr,
+                                                 thread == 0 ? a.poll : nullptr);
+    });
+  }
   pool.parallel_for(static_cast<int64_t>(plan.joins.size()), [&](int64_t i, int) {
     const cpu::Join& join = plan.joins[static_cast<size_t>(i)];
     join_parts(partials, join, rows(join.task));
     cpu::store_result(a, join.task, partials.at(join.first));
+  });
+}
+
+// Packs the whole tiles of KV heads [call.packed.first_head, end).
+void CpuBackend::pack(const cpu::Call& call, int64_t end, ThreadPool& pool) {
+  constexpr int64_t kTilesPerTask = 8;
+  struct Piece {
+    size_t sequence;
+    int64_t head, begin, end;
+  };
+  std::vector<Piece> pieces;
+  const std::vector<int64_t>& count = call.plan.packed.count;
+  for (int64_t h = call.packed.first_head; h < end; ++h)
+    for (size_t s = 0; s < count.size(); ++s)
+      for (int64_t t = 0; t < count[s]; t += kTilesPerTask)
+        pieces.push_back({s, h, t, std::min(t + kTilesPerTask, count[s])});
+  pool.parallel_for(static_cast<int64_t>(pieces.size()), [&](int64_t i, int thread) {
+    if (thread == 0 && call.args.poll != nullptr) (*call.args.poll)();
+    const Piece& p = pieces[static_cast<size_t>(i)];
+    for (int64_t t = p.begin; t < p.end; ++t)
+      workers_[static_cast<size_t>(thread)]->pack(call, p.sequence, p.head, t);
   });
 }
 

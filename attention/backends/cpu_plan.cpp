@@ -41,6 +41,27 @@ void split_keys(Plan& plan, const PlanLimits& limits) {
   plan.tasks = std::move(cut);
 }
 
+// Packing costs about as much as a tenth of using a tile once.
+constexpr int64_t kLeastUses = 2;
+
+PackedTiles plan_packing(const Plan& plan, const AttentionArgs& a, const PlanLimits& limits) {
+  PackedTiles packed;
+  packed.count.assign(plan.keys.size(), 0);
+  std::vector<int64_t> uses(plan.keys.size(), 0);
+  for (const Task& t : plan.tasks) {
+    if (t.kv_head != 0) continue;
+    const auto s = static_cast<size_t>(a.items[static_cast<size_t>(t.item)].sequence);
+    packed.count[s] = std::max(packed.count[s], t.key_end / limits.columns);
+    ++uses[s];
+  }
+  packed.first.push_back(0);
+  for (size_t s = 0; s < uses.size(); ++s) {
+    if (uses[s] < kLeastUses) packed.count[s] = 0;
+    packed.first.push_back(packed.first.back() + packed.count[s]);
+  }
+  return packed;
+}
+
 }  // namespace
 
 KeyList::KeyList(std::span<const KvSegment> segments) {
@@ -84,6 +105,7 @@ Plan make_plan(const AttentionArgs& a, const PlanLimits& limits) {
         plan.tasks.push_back({static_cast<int>(i), h, begin, end, 0, keys.count_below(limit), -1});
     }
   }
+  plan.packed = plan_packing(plan, a, limits);
   if (limits.split_keys) split_keys(plan, limits);
   std::stable_sort(plan.tasks.begin(), plan.tasks.end(),
                    [](const Task& x, const Task& y) { return cost(x) > cost(y); });

@@ -43,10 +43,18 @@ struct Join {
   int64_t count = 0;
 };
 
+// Tiles of keys that are packed once a call and used by many tasks.
+struct PackedTiles {
+  std::vector<int64_t> count;  // [num_sequences] whole tiles packed, from key 0 on; may be 0
+  std::vector<int64_t> first;  // [num_sequences + 1] where a sequence's tiles begin
+  int64_t total() const { return first.empty() ? 0 : first.back(); }  // of one KV head
+};
+
 struct Plan {
   std::vector<KeyList> keys;  // [num_sequences]
   std::vector<Task> tasks;    // the dearest first, so that the threads finish together
   std::vector<Join> joins;
+  PackedTiles packed;
   int64_t num_partials = 0;
 };
 

@@ -129,8 +129,8 @@ template <int kDegree, class P>
 HWY_INLINE void SoftmaxRows(const SoftmaxTile& t) {
   const F f;
   for (int64_t r = 0; r < t.rows; ++r) {
-    float* s = t.scores + r * t.columns;
-    P* to = reinterpret_cast<P*>(s);
+    const float* s = t.scores + r * t.columns;
+    P* to = static_cast<P*>(t.p) + r * t.columns;
     const int64_t n = t.visible[r / t.group];
     const float old = t.top[r];
     float top = old;

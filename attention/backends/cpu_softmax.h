@@ -14,12 +14,12 @@ constexpr int64_t kColumnBlock = 64;
 // The online softmax (Milakov and Gimelshein, arXiv 1805.02867) of one tile of scores, in base 2:
 // p = 2^(score * scale_log2 - top), with top the running maximum of score * scale_log2.
 struct SoftmaxTile {
-  float* scores =
-      nullptr;  // [rows, columns] float32; becomes P (float32, or bf16 at its beginning)
+  const float* scores = nullptr;  // [rows, columns]
+  void* p = nullptr;              // [rows, columns] out; may be `scores` where P is float32
   int64_t rows = 0;
-  int64_t columns = 0;  // a multiple of kColumnBlock; also the stride of rows in floats
-  int64_t group = 1;    // rows of one query token (they share `visible`)
-  const int64_t* visible = nullptr;  // [rows / group] columns that the token sees; others get p = 0
+  int64_t columns = 0;               // a multiple of kColumnBlock
+  int64_t group = 1;                 // rows of one query token (they share `visible`)
+  const int64_t* visible = nullptr;  // [rows / group] columns the token sees; p = 0 in the others
   float scale_log2 = 0;              // >= 0
   float* top = nullptr;              // [rows] in and out; -inf before the first key
   float* sum = nullptr;              // [rows] in and out: sum of p, unrounded
@@ -27,10 +27,8 @@ struct SoftmaxTile {
   int64_t dim_v = 0;
 };
 
-// P as float32 in place of the scores.
 void softmax_f32(const SoftmaxTile& tile);
-// P as bf16, rounded to nearest even: row r begins at bf16 element 2 * columns * r of `scores`.
-void softmax_bf16(const SoftmaxTile& tile);
+void softmax_bf16(const SoftmaxTile& tile);  // P rounded to nearest even
 
 // out = values * factor over n elements.
 void scale_to(const float* values, float factor, int64_t n, float* out);

@@ -49,7 +49,7 @@ bf16 negated(bf16 v) {
 }  // namespace
 
 TileWorker::TileWorker(DType tile_dtype, int64_t dim, int64_t dim_v)
-    : tile_dtype_(tile_dtype), dim_(dim), dim_v_(dim_v), products_(tile_dtype) {}
+    : tile_dtype_(tile_dtype), dim_(dim), dim_v_(dim_v), products_(tile_dtype, dim, dim_v) {}
 
 void TileWorker::grow(Tensor& tensor, int64_t elements, DType dtype) {
   if (!tensor.defined() || tensor.num_elements() < elements) {
@@ -74,43 +74,44 @@ void TileWorker::stack_queries(const AttentionArgs& a, const Task& task, int64_t
 }
 
 template <class In, class T>
-void TileWorker::load_keys(const AttentionArgs& a, const KeyList& keys, int64_t kv_head,
-                           int64_t begin, int64_t count, int64_t columns, bool all_visible) {
-  int64_t offset = 0;
-  const KvSegment* s = &keys.find(begin, &offset);
-  nonfinite_.clear();
-  if constexpr (std::is_same_v<In, T>) {
-    if (all_visible && count == columns && offset + count <= s->length) {
-      k_ = static_cast<const T*>(s->k) + offset * s->k_stride + kv_head * dim_;
-      v_ = static_cast<const T*>(s->v) + offset * s->v_stride + kv_head * dim_v_;
-      k_stride_ = s->k_stride;
-      v_stride_ = s->v_stride;
-      return;
-    }
-  }
-  (void)a;
+void TileWorker::gather(const KeyList& keys, int64_t kv_head, int64_t begin, int64_t count,
+                        int64_t columns) {
   grow(keys_, kTileColumns * dim_, tile_dtype_);
   grow(values_, kTileColumns * dim_v_, tile_dtype_);
   T* k = keys_.as<T>();
   T* v = values_.as<T>();
   for (int64_t i = 0; i < count;) {
-    s = &keys.find(begin + i, &offset);
-    const int64_t n = std::min(count - i, s->length - offset);
-    const In* k_from = static_cast<const In*>(s->k) + offset * s->k_stride + kv_head * dim_;
-    const In* v_from = static_cast<const In*>(s->v) + offset * s->v_stride + kv_head * dim_v_;
+    int64_t offset = 0;
+    const KvSegment& s = keys.find(begin + i, &offset);
+    const int64_t n = std::min(count - i, s.length - offset);
+    const In* k_from = static_cast<const In*>(s.k) + offset * s.k_stride + kv_head * dim_;
+    const In* v_from = static_cast<const In*>(s.v) + offset * s.v_stride + kv_head * dim_v_;
     for (int64_t j = 0; j < n; ++j) {
-      convert_row(k_from + j * s->k_stride, dim_, k + (i + j) * dim_);
-      convert_row(v_from + j * s->v_stride, dim_v_, v + (i + j) * dim_v_);
+      convert_row(k_from + j * s.k_stride, dim_, k + (i + j) * dim_);
+      convert_row(v_from + j * s.v_stride, dim_v_, v + (i + j) * dim_v_);
     }
     i += n;
   }
   std::fill(k + count * dim_, k + columns * dim_, T{});
   std::fill(v + count * dim_v_, v + columns * dim_v_, T{});
-  k_ = k;
-  v_ = v;
-  k_stride_ = dim_;
-  v_stride_ = dim_v_;
-  if (!all_visible) hide_nonfinite<T>(count);
+}
+
+// Calls f(In{}, T{}) with the types of the inputs and of the tiles.
+template <class F>
+void dispatch_tile(DType input, DType tile, F&& f) {
+  if (tile == DType::bf16) return f(bf16{}, bf16{});
+  if (input == DType::bf16) return f(bf16{}, float{});
+  f(float{}, float{});
+}
+
+void TileWorker::pack(const Call& call, size_t sequence, int64_t kv_head, int64_t tile) {
+  dispatch_tile(call.args.q.dtype, tile_dtype_, [&](auto in, auto t) {
+    gather<decltype(in), decltype(t)>(call.plan.keys[sequence], kv_head, tile * kTileColumns,
+                                      kTileColumns, kTileColumns);
+  });
+  std::byte* to = call.packed.tile(call.plan.packed, sequence, kv_head, tile);
+  products_.pack_keys(keys_.data(), to);
+  products_.pack_values(values_.data(), to + call.packed.key_bytes);
 }
 
 template <class T>
@@ -125,21 +126,21 @@ void TileWorker::hide_nonfinite(int64_t count) {
 }
 
 template <class T>
-void TileWorker::add_nonfinite(int64_t rows, int64_t group, int64_t columns,
+void TileWorker::add_nonfinite(const T* p, int64_t rows, int64_t group, int64_t columns,
                                const Running& running) {
-  const auto* p = reinterpret_cast<const T*>(scores_.as<float>());
-  const int64_t p_stride = columns * static_cast<int64_t>(sizeof(float) / sizeof(T));
   for (const Nonfinite& n : nonfinite_)
     for (int64_t r = 0; r < rows; ++r)
       if (n.key < in_tile_[static_cast<size_t>(r / group)])
-        running.out[r * dim_v_ + n.column] += as_float(p[r * p_stride + n.key]) * n.value;
+        running.out[r * dim_v_ + n.column] += as_float(p[r * columns + n.key]) * n.value;
 }
 
 template <class In, class T>
-void TileWorker::run_typed(const AttentionArgs& a, const Plan& plan, const Task& task,
-                           const Running& running, const std::function<void()>* poll) {
+void TileWorker::run_typed(const Call& call, const Task& task, const Running& running,
+                           const std::function<void()>* poll) {
+  const AttentionArgs& a = call.args;
   const WorkItem& w = a.items[static_cast<size_t>(task.item)];
-  const KeyList& keys = plan.keys[static_cast<size_t>(w.sequence)];
+  const auto sequence = static_cast<size_t>(w.sequence);
+  const KeyList& keys = call.plan.keys[sequence];
   const int64_t group = a.q.shape[1] / a.num_kv_heads;
   const int64_t tokens = task.token_end - task.token_begin;
   const int64_t rows = tokens * group;
@@ -152,35 +153,57 @@ void TileWorker::run_typed(const AttentionArgs& a, const Plan& plan, const Task&
     visible_[static_cast<size_t>(t)] =
         keys.count_below(a.causal ? std::min(end, w.kv_length) : w.kv_length);
   }
-  grow(scores_, padded * std::min(kTileColumns, padded_columns(task.key_end - task.key_begin)),
-       DType::f32);
+  const int64_t most_columns =
+      std::min(kTileColumns, padded_columns(task.key_end - task.key_begin));
+  grow(scores_, padded * most_columns, DType::f32);
+  if (tile_dtype_ == DType::bf16) grow(weights_, padded * most_columns, DType::bf16);
+  float* scores = scores_.as<float>();
+  T* p = (tile_dtype_ == DType::bf16 ? weights_ : scores_).template as<T>();
   for (int64_t begin = task.key_begin; begin < task.key_end; begin += kTileColumns) {
     if (poll != nullptr) (*poll)();
     const int64_t count = std::min(kTileColumns, task.key_end - begin);
     const int64_t columns = padded_columns(count);
     for (size_t t = 0; t < visible_.size(); ++t)
       in_tile_[t] = std::clamp<int64_t>(visible_[t] - begin, 0, count);
-    load_keys<In, T>(a, keys, task.kv_head, begin, count, columns, in_tile_.front() == count);
-    float* scores = scores_.as<float>();
-    products_.scores(padded, columns, dim_, queries_.data(), k_, k_stride_, scores);
-    const SoftmaxTile tile{scores,          rows,
-                           columns,         group,
-                           in_tile_.data(), static_cast<float>(std::abs(a.scale) * kLog2E),
-                           running.top,     running.sum,
-                           running.out,     dim_v_};
+    const bool all_visible = in_tile_.front() == count;
+    nonfinite_.clear();
+    Operand k, v;
+    if (all_visible && count == kTileColumns &&
+        begin / kTileColumns < call.plan.packed.count[sequence]) {
+      const std::byte* tile =
+          call.packed.tile(call.plan.packed, sequence, task.kv_head, begin / kTileColumns);
+      k = {tile, true};
+      v = {tile + call.packed.key_bytes, true};
+    } else {
+      gather<In, T>(keys, task.kv_head, begin, count, columns);
+      if (!all_visible) hide_nonfinite<T>(count);
+      k = {keys_.data(), false};
+      v = {values_.data(), false};
+    }
+    products_.scores(padded, columns, queries_.data(), k, scores);
+    const SoftmaxTile tile{scores,
+                           p,
+                           rows,
+                           columns,
+                           group,
+                           in_tile_.data(),
+                           static_cast<float>(std::abs(a.scale) * kLog2E),
+                           running.top,
+                           running.sum,
+                           running.out,
+                           dim_v_};
     if constexpr (std::is_same_v<T, bf16>)
       softmax_bf16(tile);
     else
       softmax_f32(tile);
-    products_.accumulate(padded, columns, dim_v_, scores,
-                         columns * static_cast<int64_t>(sizeof(float) / sizeof(T)), v_, v_stride_,
-                         running.out);
-    if (!nonfinite_.empty()) add_nonfinite<T>(rows, group, columns, running);
+    products_.accumulate(padded, columns, p, v, running.out);
+    if (!nonfinite_.empty()) add_nonfinite(p, rows, group, columns, running);
   }
 }
 
-void TileWorker::run(const AttentionArgs& a, const Plan& plan, const Task& task,
-                     const Running* partial, const std::function<void()>* poll) {
+void TileWorker::run(const Call& call, const Task& task, const Running* partial,
+                     const std::function<void()>* poll) {
+  const AttentionArgs& a = call.args;
   const int64_t group = a.q.shape[1] / a.num_kv_heads;
   const int64_t rows = (task.token_end - task.token_begin) * group;
   const int64_t padded = padded_rows(rows);
@@ -191,12 +214,9 @@ void TileWorker::run(const AttentionArgs& a, const Plan& plan, const Task& task,
   std::fill_n(running.out, padded * dim_v_, 0.0f);
   std::fill_n(running.top, rows, -std::numeric_limits<float>::infinity());
   std::fill_n(running.sum, rows, 0.0f);
-  if (tile_dtype_ == DType::bf16)
-    run_typed<bf16, bf16>(a, plan, task, running, poll);
-  else if (a.q.dtype == DType::bf16)
-    run_typed<bf16, float>(a, plan, task, running, poll);
-  else
-    run_typed<float, float>(a, plan, task, running, poll);
+  dispatch_tile(a.q.dtype, tile_dtype_, [&](auto in, auto t) {
+    run_typed<decltype(in), decltype(t)>(call, task, running, poll);
+  });
   if (partial == nullptr) return store_result(a, task, running);
   std::copy_n(running.out, rows * dim_v_, partial->out);
   std::copy_n(running.top, rows, partial->top);

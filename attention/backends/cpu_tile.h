@@ -2,6 +2,7 @@
 // One thread's part of the cpu backend: a task's tiles, from the stacked queries to the result.
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "attention/backends/cpu_plan.h"
@@ -10,11 +11,6 @@
 
 namespace longhaul::attention::cpu {
 
-// The query rows and key columns of a tile. Scores of a tile (256 KiB), keys, values and the
-// running output fit a core's 1 MiB second-level cache together.
-constexpr int64_t kTileRows = 256;
-constexpr int64_t kTileColumns = 256;
-
 // Running result of a block of queries: out is unnormalised.
 struct Running {
   float* out = nullptr;  // [rows, dim_v]
@@ -22,39 +18,59 @@ struct Running {
   float* sum = nullptr;  // [rows]
 };
 
+// Packed keys and values of a round of KV heads: [heads, plan.packed.total(), keys then values].
+struct PackedKeys {
+  std::byte* data = nullptr;
+  int64_t first_head = 0;
+  int64_t key_bytes = 0, value_bytes = 0;  // of a tile
+  std::byte* tile(const PackedTiles& tiles, size_t sequence, int64_t kv_head, int64_t index) const {
+    return data + ((kv_head - first_head) * tiles.total() + tiles.first[sequence] + index) *
+                      (key_bytes + value_bytes);
+  }
+};
+
+// What the tasks of a call share.
+struct Call {
+  const AttentionArgs& args;
+  const Plan& plan;
+  PackedKeys packed;
+};
+
 class TileWorker {
  public:
-  // T: type of the tiles' operands (float or bf16), which the inputs are converted to.
+  // tile_dtype: of the tiles' operands (f32 or bf16), which the inputs are converted to.
   TileWorker(DType tile_dtype, int64_t dim, int64_t dim_v);
 
+  // Packs a whole tile of keys and values into call.packed.
+  void pack(const Call& call, size_t sequence, int64_t kv_head, int64_t tile);
   // Runs a task; its result goes to args.out and args.lse, or to `partial` where it is a part.
-  void run(const AttentionArgs& args, const Plan& plan, const Task& task, const Running* partial,
+  void run(const Call& call, const Task& task, const Running* partial,
            const std::function<void()>* poll);
+
+  int64_t packed_key_bytes() { return products_.packed_key_bytes(); }
+  int64_t packed_value_bytes() { return products_.packed_value_bytes(); }
 
  private:
   template <class In, class T>
-  void run_typed(const AttentionArgs& args, const Plan& plan, const Task& task,
-                 const Running& running, const std::function<void()>* poll);
+  void run_typed(const Call& call, const Task& task, const Running& running,
+                 const std::function<void()>* poll);
   template <class In, class T>
   void stack_queries(const AttentionArgs& args, const Task& task, int64_t padded_rows);
-  // k and v of keys [begin, begin + count) as tile operands; from where they lie if they can be.
+  // Keys and values [begin, begin + count) of a KV head, filled up to `columns` with zeros.
   template <class In, class T>
-  void load_keys(const AttentionArgs& args, const KeyList& keys, int64_t kv_head, int64_t begin,
-                 int64_t count, int64_t columns, bool all_visible);
+  void gather(const KeyList& keys, int64_t kv_head, int64_t begin, int64_t count, int64_t columns);
   template <class T>
   void hide_nonfinite(int64_t count);
   template <class T>
-  void add_nonfinite(int64_t rows, int64_t group, int64_t columns, const Running& running);
-  void grow(Tensor& tensor, int64_t elements, DType dtype);
+  void add_nonfinite(const T* p, int64_t rows, int64_t group, int64_t columns,
+                     const Running& running);
+  static void grow(Tensor& tensor, int64_t elements, DType dtype);
 
   DType tile_dtype_;
   int64_t dim_, dim_v_;
   TileProducts products_;
-  Tensor queries_, scores_, keys_, values_, out_, top_, sum_;
+  Tensor queries_, scores_, weights_, keys_, values_, out_, top_, sum_;
   std::vector<int64_t> visible_, in_tile_;
-  const void* k_ = nullptr;
-  const void* v_ = nullptr;
-  int64_t k_stride_ = 0, v_stride_ = 0;
 
   // An infinite or NaN value among those of a tile that not every query sees: p = 0 would not hide
   // it from the others (0 * NaN is NaN), so it is taken out of the product and added where seen.
