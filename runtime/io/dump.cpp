@@ -10,9 +10,9 @@
 #include <utility>
 
 #include "runtime/io/atomic_file.h"
+#include "runtime/io/dump_steps.h"
 #include "runtime/io/dump_stream.h"
 #include "runtime/io/glob.h"
-#include "runtime/layout/context_parallel_metadata.h"
 
 namespace longhaul::io {
 namespace {
@@ -38,37 +38,6 @@ bool is_dump_file(const fs::directory_entry& entry) {
   const std::string digits = name.substr(5, name.size() - 8);
   return digits.size() >= 4 && digits.find_first_not_of("0123456789") == std::string::npos;
 }
-
-using Lists = layout::ContextParallelMetadata;
-struct ListField {
-  const char* name;
-  std::vector<int64_t> Lists::*list;
-};
-constexpr ListField kListFields[] = {
-    {"split_list", &Lists::split_list},
-    {"per_rank_actual_token", &Lists::per_rank_actual_token},
-    {"reverse_split_len", &Lists::reverse_split_len},
-    {"cp_reverse_index", &Lists::cp_reverse_index},
-    {"zigzag_index", &Lists::zigzag_index},
-    {"actual_seq_q_prev_list", &Lists::actual_seq_q_prev_list},
-    {"actual_seq_q_next_list", &Lists::actual_seq_q_next_list},
-    {"kv_len_prev_list", &Lists::kv_len_prev_list},
-    {"kv_len_next_list", &Lists::kv_len_next_list},
-    {"cu_seqlens_q_prev", &Lists::cu_seqlens_q_prev},
-    {"cu_seqlens_q_next", &Lists::cu_seqlens_q_next},
-    {"q_start_prev", &Lists::q_start_prev},
-    {"q_start_next", &Lists::q_start_next},
-};
-struct NumberField {
-  const char* name;
-  int64_t Lists::*number;
-};
-constexpr NumberField kNumberFields[] = {
-    {"total_q_prev_tokens", &Lists::total_q_prev_tokens},
-    {"total_q_next_tokens", &Lists::total_q_next_tokens},
-    {"max_seqlen_q_prev", &Lists::max_seqlen_q_prev},
-    {"max_seqlen_q_next", &Lists::max_seqlen_q_next},
-};
 
 // "t h d" says nothing about the sharding, which the dump knows: "t[cp:zigzag] h d".
 std::string with_layout(std::string_view dims, const std::string& layout) {
@@ -118,15 +87,13 @@ struct HdfDump::Impl {
   std::map<std::string, Tensor, std::less<>> tensors;
   RowStream sequence_index{"/index/sequence", DType::i32, Shape{0}};
   RowStream position_index{"/index/position", DType::i64, Shape{0}};
-  std::vector<DumpSequence> sequences;
-  std::map<std::string, std::vector<int64_t>> step_values;
-  int64_t num_steps = 0;
+  StepRecord steps;
   int64_t step_rows = 0;  // local tokens of this step
   int64_t rows = 0;       // of all steps begun
   int64_t buffered = 0;
   int64_t final_bytes = 0;
-  int cp = 0;
   bool in_step = false;
+  Progress* progress = nullptr;
 
   Hdf5File& open_file() {
     LH_CHECK(file.has_value(), "the dump {} is closed or given up", path.string());
@@ -156,9 +123,7 @@ struct HdfDump::Impl {
 
   void create();
   void write_index(const layout::BatchLayout& layout, int cp_rank);
-  void record_step(const layout::BatchLayout& layout, int cp_rank);
   void append(RowStream& stream, const void* data, int64_t count);
-  void write_steps();
   RankPart finish();
 };
 
@@ -224,58 +189,12 @@ void HdfDump::Impl::write_index(const layout::BatchLayout& layout, int cp_rank) 
   append(position_index, position.data(), step_rows);
 }
 
-void HdfDump::Impl::record_step(const layout::BatchLayout& layout, int cp_rank) {
-  if (num_steps == 0) {
-    sequences.resize(static_cast<size_t>(layout.num_sequences()));
-    cp = layout.cp();
-  }
-  LH_CHECK(layout.cp() == cp && static_cast<size_t>(layout.num_sequences()) == sequences.size(),
-           "a step of cp {} and {} sequences after steps of cp {} and {}", layout.cp(),
-           layout.num_sequences(), cp, sequences.size());
-  for (size_t s = 0; s < sequences.size(); ++s) {
-    const layout::SequenceExtent& extent = layout.sequences()[s];
-    if (extent.extend == 0) continue;
-    DumpSequence& known = sequences[s];
-    if (known.num_tokens == 0) known.first_position = extent.prefix;
-    LH_CHECK(extent.prefix == known.first_position + known.num_tokens,
-             "sequence {} goes on at {} after {} + {}", s, extent.prefix, known.first_position,
-             known.num_tokens);
-    known.num_tokens += extent.extend;
-  }
-  const layout::ContextParallelMetadata m = layout::make_metadata(layout, cp_rank);
-  for (const layout::SequenceExtent& e : layout.sequences()) {
-    step_values["prefix_lens"].push_back(e.prefix);
-    step_values["extend_lens"].push_back(e.extend);
-  }
-  for (const ListField& field : kListFields) {
-    const std::vector<int64_t>& list = m.*field.list;
-    std::vector<int64_t>& all = step_values[field.name];
-    all.insert(all.end(), list.begin(), list.end());
-  }
-  for (const NumberField& field : kNumberFields) step_values[field.name].push_back(m.*field.number);
-  ++num_steps;
-}
-
-// Every step has lists of the same lengths, so a field of all steps is one table.
-void HdfDump::Impl::write_steps() {
-  if (num_steps == 0) return;
-  for (const auto& [name, values] : step_values) {
-    const int64_t width = static_cast<int64_t>(values.size()) / num_steps;
-    if (width == 0) continue;
-    const bool number = std::any_of(std::begin(kNumberFields), std::end(kNumberFields),
-                                    [&](const NumberField& f) { return name == f.name; });
-    const Shape shape = number ? Shape{num_steps} : Shape{num_steps, width};
-    Hdf5Dataset dataset = open_file().create_dataset("/steps/" + name, DType::i64, shape, false);
-    dataset.write_rows(0, num_steps, values.data());
-  }
-}
-
 RankPart HdfDump::Impl::finish() {
   LH_CHECK(!in_step, "closed within a step");
   RankPart part;
   part.world_size = world_size;
-  part.num_steps = num_steps;
-  part.sequences = sequences;
+  part.num_steps = steps.num_steps();
+  part.sequences = steps.sequences();
   std::vector<std::pair<const std::string, Tensor>*> ordered;
   for (auto& entry : tensors) ordered.push_back(&entry);
   std::sort(ordered.begin(), ordered.end(),
@@ -298,19 +217,19 @@ RankPart HdfDump::Impl::finish() {
     const std::string digest = index->digest();
     index->finish(open_file()).set_attribute("xxh3", digest);
   }
-  write_steps();
+  steps.write(open_file());
   open_file().root().set_attribute("complete", int64_t{1});
-  open_file().close();
+  open_file().close(progress);
   file.reset();
   part.file = {rank,        path.filename().string(),
                host_name(), static_cast<int64_t>(fs::file_size(temporary)),
-               rows,        digest_of_file(temporary)};
+               rows,        digest_of_file(temporary, progress)};
   publish_file(temporary, path, false);
   return part;
 }
 
 HdfDump::HdfDump(const fs::path& dir, int rank, int world_size,
-                 const std::vector<std::string>& filters, DumpInfo info)
+                 const std::vector<std::string>& filters, DumpInfo info, Progress* progress)
     : impl_(std::make_unique<Impl>()) {
   LH_CHECK(rank >= 0 && rank < world_size, "rank {} of {}", rank, world_size);
   if (info.grid.tp > 1 || info.grid.dp > 1)
@@ -319,6 +238,7 @@ HdfDump::HdfDump(const fs::path& dir, int rank, int world_size,
          info.grid.tp, info.grid.dp);
   impl_->filter = GlobFilter(filters);
   impl_->info = std::move(info);
+  impl_->progress = progress;
   impl_->rank = rank;
   impl_->world_size = world_size;
   impl_->path = dir / rank_file_name(rank);
@@ -339,7 +259,7 @@ void HdfDump::begin_step(const layout::BatchLayout& layout, int cp_rank) {
   Impl& d = *impl_;
   LH_CHECK(!d.in_step, "the last step was not ended");
   d.guarded([&] {
-    d.record_step(layout, cp_rank);
+    d.steps.add(layout, cp_rank);
     d.write_index(layout, cp_rank);
   });
   d.rows += d.step_rows;
@@ -367,6 +287,7 @@ void HdfDump::write(std::string_view name, ConstTensorView rows, std::string_vie
   LH_CHECK(stream.rows() == d.rows - d.step_rows, "{}: {} rows before this step of {}", name,
            stream.rows(), d.rows - d.step_rows);
   d.guarded([&] { d.append(stream, rows.data, rows.rows()); });
+  if (d.progress != nullptr) d.progress->tick();
 }
 
 void HdfDump::end_step() {

@@ -20,6 +20,7 @@
 #include <string_view>
 #include <vector>
 
+#include "runtime/core/progress.h"
 #include "runtime/io/activation_sink.h"
 #include "runtime/io/manifest.h"
 
@@ -31,10 +32,11 @@ void prepare_dump_directory(const std::filesystem::path& dir, bool force);
 
 class HdfDump final : public ActivationSink {
  public:
-  // `filters`: shell globs, any of them; none takes every name. DIR exists. Throws Error(usage) for
-  // a malformed glob or a grid whose ranks share tokens, Error(resource) when no file can be made.
+  // `filters`: shell globs, any of them; none takes every name. DIR exists. `progress`, where
+  // given, gets ticks, so that a slow disk is not taken for a hang. Throws Error(usage) for a
+  // malformed glob or a grid whose ranks share tokens, Error(resource) when no file can be made.
   HdfDump(const std::filesystem::path& dir, int rank, int world_size,
-          const std::vector<std::string>& filters, DumpInfo info);
+          const std::vector<std::string>& filters, DumpInfo info, Progress* progress = nullptr);
   ~HdfDump() override;  // without close(): the temporary file is removed
 
   bool wants(std::string_view name) const override;

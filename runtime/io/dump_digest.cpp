@@ -41,7 +41,7 @@ std::string digest_of(std::string_view bytes) {
   return fmt::format("{:016x}", static_cast<uint64_t>(XXH3_64bits(bytes.data(), bytes.size())));
 }
 
-std::string digest_of_file(const std::filesystem::path& path) {
+std::string digest_of_file(const std::filesystem::path& path, Progress* progress) {
   struct Closer {
     int fd;
     ~Closer() {
@@ -59,6 +59,7 @@ std::string digest_of_file(const std::filesystem::path& path) {
     if (n < 0) fail(ExitCode::corrupt, "cannot read {}: {}", path.string(), std::strerror(errno));
     if (n == 0) return digest.hex();
     digest.update(buffer.data(), n);
+    if (progress != nullptr) progress->tick();
   }
 }
 

@@ -7,6 +7,8 @@
 #include <string>
 #include <string_view>
 
+#include "runtime/core/progress.h"
+
 namespace longhaul::io {
 
 // Bytes in any number of pieces; 16 hex digits out.
@@ -25,7 +27,7 @@ class Digest {
 };
 
 std::string digest_of(std::string_view bytes);
-// Reads the whole file. Throws Error(corrupt) when it cannot be read.
-std::string digest_of_file(const std::filesystem::path& path);
+// Reads the whole file; `progress` gets ticks. Throws Error(corrupt) when it cannot be read.
+std::string digest_of_file(const std::filesystem::path& path, Progress* progress = nullptr);
 
 }  // namespace longhaul::io

@@ -23,6 +23,7 @@ struct Hdf5Channel {
   int write_error = 0;        // errno of the first write that failed
   int64_t bytes_written = 0;  // until then
   int64_t size = 0;           // of the file on disk
+  int64_t flushed = 0;        // bytes_written when the disk was last told to begin
 };
 
 // The id of the driver, registered on first use.

@@ -225,7 +225,24 @@ int64_t Hdf5File::bytes_written() const {
   return state_->channel.bytes_written;
 }
 
-void Hdf5File::close() {
+namespace {
+
+// In pieces, so that a slow disk can be told from a hang; fsync then has little left to do.
+void sync_channel(Hdf5Channel& channel, Progress* progress) {
+  constexpr int64_t kPiece = int64_t{64} << 20;
+  for (int64_t at = 0; at < channel.size && progress != nullptr; at += kPiece) {
+    if (::sync_file_range(
+            channel.fd, at, kPiece,
+            SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER) != 0)
+      break;  // not every file system has it
+    progress->tick();
+  }
+  if (::fsync(channel.fd) != 0) channel.write_error = errno;
+}
+
+}  // namespace
+
+void Hdf5File::close(Progress* progress) {
   hdf5::enter();
   LH_CHECK(state_.use_count() == 1, "{} objects of {} are open", state_.use_count() - 1,
            state_->shown);
@@ -233,8 +250,7 @@ void Hdf5File::close() {
   check(H5Fclose(std::exchange(state.id, -1)), state, "", "H5Fclose");
   Hdf5Channel& channel = state.channel;
   // Network file systems may report a full disk only at fsync or close.
-  if (channel.writable && channel.write_error == 0 && ::fsync(channel.fd) != 0)
-    channel.write_error = errno;
+  if (channel.writable && channel.write_error == 0) sync_channel(channel, progress);
   if (::close(std::exchange(channel.fd, -1)) != 0 && channel.writable && channel.write_error == 0)
     channel.write_error = errno;
   hdf5::check_channel(state);

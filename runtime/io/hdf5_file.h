@@ -20,6 +20,7 @@
 #include <string_view>
 #include <vector>
 
+#include "runtime/core/progress.h"
 #include "runtime/core/tensor.h"
 
 namespace longhaul::io {
@@ -108,9 +109,9 @@ class Hdf5File {
   bool is_group(const std::string& path);
 
   int64_t bytes_written() const;
-  // Flushes, syncs and closes; every object must be gone. The destructor closes without saying what
-  // went wrong.
-  void close();
+  // Flushes, syncs and closes; every object must be gone. `progress` gets ticks while the disk
+  // works. The destructor closes without saying what went wrong.
+  void close(Progress* progress = nullptr);
 
  private:
   explicit Hdf5File(std::shared_ptr<Hdf5FileState> state) : state_(std::move(state)) {}

@@ -6,6 +6,7 @@
 #include <set>
 #include <utility>
 
+#include "runtime/core/log.h"
 #include "runtime/io/atomic_file.h"
 #include "runtime/io/dump_digest.h"
 
@@ -308,6 +309,10 @@ void finalize_manifest(const std::filesystem::path& dir, const DumpInfo& info,
   }
   LH_CHECK(rows == manifest.num_tokens(), "{} rows for {} tokens", rows, manifest.num_tokens());
   manifest.tensors = join_tensors(parts, manifest.num_tokens());
+
+  if (manifest.tensors.empty() && !filters.empty())
+    spdlog::warn("the dump {} is empty: no tensor's name matches --dump-filter '{}'", dir.string(),
+                 fmt::join(filters, "' '"));
 
   json object = info_to_json(info);
   object["format"] = kFormat;
