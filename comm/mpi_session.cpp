@@ -3,6 +3,7 @@
 #include <mpi.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <exception>
 #include <map>
 #include <optional>
@@ -59,6 +60,12 @@ MpiSession::Impl::Impl(const SessionOptions& session_options)
       exceptions_before(std::uncaught_exceptions()) {}
 
 void MpiSession::Impl::start_mpi(int* argc, char*** argv) {
+  // Where all ranks share one table it says when all are through MPI_Finalize, and names the one
+  // that is not. Open MPI's own fence there adds nothing, and when the job must be ended in the
+  // middle of it, mpirun 4.1 sometimes crashes (in PMIx_server_finalize) and loses the exit code.
+  table_ends = table.shared() && launcher.size == table.slots();
+  if (table_ends && setenv("OMPI_MCA_async_mpi_finalize", "1", 0) != 0)
+    fail(ExitCode::resource, "setenv");
   reporter.progress().enter("MPI_Init");
   reporter.set_state(RankState::in_init);
   int provided = 0;
@@ -137,9 +144,22 @@ void MpiSession::Impl::finish() {
   world.reset();
   reporter.progress().enter("MPI_Finalize");
   end.set_mpi_usable(false);
-  reporter.set_state(RankState::in_finalize);
+  if (!table_ends) reporter.set_state(RankState::in_finalize);
   check_mpi(MPI_Finalize(), "MPI_Finalize");
   mpi = false;
+  reporter.set_state(RankState::finalized);
+  if (table_ends) wait_for_neighbours();
+}
+
+void MpiSession::Impl::wait_for_neighbours() {
+  auto all_finalized = [&] {
+    for (int slot = 0; slot < table.slots(); ++slot) {
+      const RankState state = table.record(slot).read().state;
+      if (state != RankState::finalized && state != RankState::ended) return false;
+    }
+    return true;
+  };
+  while (!all_finalized()) usleep(500);
 }
 
 // For errors in destructors: the job ends at once.

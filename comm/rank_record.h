@@ -16,6 +16,7 @@ enum class RankState : int32_t {
   in_init,      // inside MPI_Init, which returns when all ranks are in it
   waiting,      // in an operation, for others
   in_finalize,  // inside MPI_Finalize, likewise
+  finalized,    // waits until all ranks of the host are out of MPI_Finalize
   failed,       // met an error, which is about to be reported (failure_code stays set)
   ended,
 };
