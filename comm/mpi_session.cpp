@@ -44,6 +44,7 @@ std::string SessionReporter::name_of(int world_rank) {
 }
 
 void SessionReporter::check_stop() {
+  if (!heed_stop) return;
   if (const int signal = stop_signal())
     fail(ExitCode::stopped, "stopped by {}", signal_name(signal));
 }
@@ -162,6 +163,17 @@ void MpiSession::Impl::wait_for_neighbours() {
   while (!all_finalized()) usleep(500);
 }
 
+// An error on the way out; returns only by ending the process.
+void MpiSession::Impl::finish_after(std::exception_ptr error) {
+  const int code = report(error);  // here still: all ranks failed alike, and finalise together
+  try {
+    if (mpi) finish();
+  } catch (...) {
+    end.follow(code);
+  }
+  _exit(code);
+}
+
 // For errors in destructors: the job ends at once.
 MpiSession::Impl* MpiSession::Impl::open = nullptr;
 
@@ -212,7 +224,7 @@ MpiSession::~MpiSession() {
       fail(ExitCode::internal, "an error left the session without run_guarded");
     s.finish();
   } catch (...) {
-    end_process(std::current_exception());
+    s.finish_after(std::current_exception());
   }
 }
 

@@ -26,8 +26,10 @@ struct RankBody {
   int32_t pid = 0;
   RankState state = RankState::absent;
   int32_t layer = -1;
-  int32_t missing = -1;        // waiting: a world rank not yet heard from
-  int32_t failure_code = 0;    // failed
+  int32_t missing = -1;         // waiting: a world rank not yet heard from
+  int32_t failure_code = 0;     // failed
+  int32_t failure_unclean = 0;  // failed: with messages left half-way
+  int32_t unused = 0;
   uint64_t failure_hash = 0;   // failed: of the message
   uint64_t pid_namespace = 0;  // in which `pid` means something
   Fingerprint wait;            // waiting: in which operation; else the last one begun

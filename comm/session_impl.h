@@ -23,6 +23,7 @@ class SessionReporter final : public RankReporter {
   using RankReporter::RankReporter;
   std::string name_of(int world_rank) override;
   std::vector<std::string> hosts;  // by world rank; empty until known
+  bool heed_stop = true;           // no longer once the rank is on its way out
 
  protected:
   void check_stop() override;
@@ -34,6 +35,7 @@ struct MpiSession::Impl {
   void gather_places();
   void finish();  // the last barrier and MPI_Finalize
   void wait_for_neighbours();
+  [[noreturn]] void finish_after(std::exception_ptr error);
   int report(std::exception_ptr error);  // guard.cpp; returns only when all ranks failed alike
 
   static Impl* open;  // the one session
