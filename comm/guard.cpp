@@ -34,6 +34,7 @@ double seconds_since(Clock::time_point start) {
 
 int MpiSession::Impl::report(std::exception_ptr error) {
   const Failure failure = explain(error);
+  reporter.heed_stop = false;
   const int code = static_cast<int>(failure.code);
   if (!watchdog) {
     print_line(failure.message);
@@ -43,7 +44,7 @@ int MpiSession::Impl::report(std::exception_ptr error) {
   const std::string place = reporter.body().place();
   // A verdict on a peer is news at once; it names who and where itself.
   if (failure.code == ExitCode::peer_lost) end.end(code, failure.message + watchdog->consequence());
-  reporter.set_failed(code, hash_of(failure.message));
+  reporter.set_failed(code, hash_of(failure.message), !mpi || engine.clean());
   watchdog->kick();
   const auto start = Clock::now();
   const double grace = failure.code == ExitCode::stopped ? kStopGraceSeconds : kGraceSeconds;
@@ -62,7 +63,7 @@ int MpiSession::Impl::report(std::exception_ptr error) {
   }
   // With operations left half-way MPI_Finalize may wait for ever.
   const bool speaks = census.lowest_failed == rank;
-  if (mpi && !engine.clean()) {
+  if (!census.clean) {
     if (speaks) end.end(code, failure.message);
     end.follow(code);
   }

@@ -23,6 +23,7 @@ class HostTable {
     std::atomic<uint64_t> token;       // random: tells this host's table from others'
     // What this host's leader knows of the other hosts' ranks (comm/watchdog.h).
     std::atomic<uint32_t> remote_failed;
+    std::atomic<uint32_t> remote_unclean;
     std::atomic<uint32_t> remote_alike;  // of those, with the failure in remote_hash
     std::atomic<uint64_t> remote_hash;
     std::atomic<int32_t> remote_lowest_failed;

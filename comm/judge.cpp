@@ -11,7 +11,7 @@ namespace {
 
 bool waits(const Observation& o) {
   return o.body.state == RankState::waiting || o.body.state == RankState::in_init ||
-         o.body.state == RankState::in_finalize;
+         o.body.state == RankState::in_finalize || o.body.state == RankState::finalized;
 }
 bool gone(const Observation& o) {
   return o.body.state == RankState::ended;
@@ -87,7 +87,8 @@ Verdict blame_for_deadlock(const std::vector<Observation>& ranks, const JudgeOpt
                         options.whole_job ? "" : ": a rank of another host is to blame")};
   }
   const auto ended = [&](size_t i) {
-    return ranks[i].body.state == RankState::in_finalize || gone(ranks[i]) ||
+    return ranks[i].body.state == RankState::in_finalize ||
+           ranks[i].body.state == RankState::finalized || gone(ranks[i]) ||
            std::strcmp(ranks[i].body.wait.name, kEndOfRun) == 0;
   };
   const auto behind = [&](size_t i) {

@@ -3,6 +3,7 @@
 #include <mpi.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <exception>
 #include <map>
 #include <optional>
@@ -43,6 +44,7 @@ std::string SessionReporter::name_of(int world_rank) {
 }
 
 void SessionReporter::check_stop() {
+  if (!heed_stop) return;
   if (const int signal = stop_signal())
     fail(ExitCode::stopped, "stopped by {}", signal_name(signal));
 }
@@ -59,6 +61,12 @@ MpiSession::Impl::Impl(const SessionOptions& session_options)
       exceptions_before(std::uncaught_exceptions()) {}
 
 void MpiSession::Impl::start_mpi(int* argc, char*** argv) {
+  // Where all ranks share one table it says when all are through MPI_Finalize, and names the one
+  // that is not. Open MPI's own fence there adds nothing, and when the job must be ended in the
+  // middle of it, mpirun 4.1 sometimes crashes (in PMIx_server_finalize) and loses the exit code.
+  table_ends = table.shared() && launcher.size == table.slots();
+  if (table_ends && setenv("OMPI_MCA_async_mpi_finalize", "1", 0) != 0)
+    fail(ExitCode::resource, "setenv");
   reporter.progress().enter("MPI_Init");
   reporter.set_state(RankState::in_init);
   int provided = 0;
@@ -137,9 +145,33 @@ void MpiSession::Impl::finish() {
   world.reset();
   reporter.progress().enter("MPI_Finalize");
   end.set_mpi_usable(false);
-  reporter.set_state(RankState::in_finalize);
+  if (!table_ends) reporter.set_state(RankState::in_finalize);
   check_mpi(MPI_Finalize(), "MPI_Finalize");
   mpi = false;
+  reporter.set_state(RankState::finalized);
+  if (table_ends) wait_for_neighbours();
+}
+
+void MpiSession::Impl::wait_for_neighbours() {
+  auto all_finalized = [&] {
+    for (int slot = 0; slot < table.slots(); ++slot) {
+      const RankState state = table.record(slot).read().state;
+      if (state != RankState::finalized && state != RankState::ended) return false;
+    }
+    return true;
+  };
+  while (!all_finalized()) usleep(500);
+}
+
+// An error on the way out; returns only by ending the process.
+void MpiSession::Impl::finish_after(std::exception_ptr error) {
+  const int code = report(error);  // here still: all ranks failed alike, and finalise together
+  try {
+    if (mpi) finish();
+  } catch (...) {
+    end.follow(code);
+  }
+  _exit(code);
 }
 
 // For errors in destructors: the job ends at once.
@@ -192,7 +224,7 @@ MpiSession::~MpiSession() {
       fail(ExitCode::internal, "an error left the session without run_guarded");
     s.finish();
   } catch (...) {
-    end_process(std::current_exception());
+    s.finish_after(std::current_exception());
   }
 }
 

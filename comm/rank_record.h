@@ -16,6 +16,7 @@ enum class RankState : int32_t {
   in_init,      // inside MPI_Init, which returns when all ranks are in it
   waiting,      // in an operation, for others
   in_finalize,  // inside MPI_Finalize, likewise
+  finalized,    // waits until all ranks of the host are out of MPI_Finalize
   failed,       // met an error, which is about to be reported (failure_code stays set)
   ended,
 };
@@ -25,8 +26,10 @@ struct RankBody {
   int32_t pid = 0;
   RankState state = RankState::absent;
   int32_t layer = -1;
-  int32_t missing = -1;        // waiting: a world rank not yet heard from
-  int32_t failure_code = 0;    // failed
+  int32_t missing = -1;         // waiting: a world rank not yet heard from
+  int32_t failure_code = 0;     // failed
+  int32_t failure_unclean = 0;  // failed: with messages left half-way
+  int32_t unused = 0;
   uint64_t failure_hash = 0;   // failed: of the message
   uint64_t pid_namespace = 0;  // in which `pid` means something
   Fingerprint wait;            // waiting: in which operation; else the last one begun

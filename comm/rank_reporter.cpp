@@ -95,12 +95,13 @@ void RankReporter::set_state(RankState state) {
   update([&](RankBody& body) { body.state = state; });
 }
 
-void RankReporter::set_failed(int code, uint64_t message_hash) {
+void RankReporter::set_failed(int code, uint64_t message_hash, bool clean) {
   progress_.tick();
   update([&](RankBody& body) {
     body.state = RankState::failed;
     body.failure_code = code;
     body.failure_hash = message_hash;
+    body.failure_unclean = !clean;
   });
 }
 

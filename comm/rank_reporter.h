@@ -25,7 +25,7 @@ class RankReporter : public RankWatch, private Progress::Observer {
 
   void set_world_rank(int world_rank);
   void set_state(RankState state);
-  void set_failed(int code, uint64_t message_hash);
+  void set_failed(int code, uint64_t message_hash, bool clean);
   void beat();  // by the helper thread
   RankBody body() const;
 

@@ -23,6 +23,7 @@ class SessionReporter final : public RankReporter {
   using RankReporter::RankReporter;
   std::string name_of(int world_rank) override;
   std::vector<std::string> hosts;  // by world rank; empty until known
+  bool heed_stop = true;           // no longer once the rank is on its way out
 
  protected:
   void check_stop() override;
@@ -32,7 +33,9 @@ struct MpiSession::Impl {
   explicit Impl(const SessionOptions& session_options);
   void start_mpi(int* argc, char*** argv);
   void gather_places();
-  void finish();                         // the last barrier and MPI_Finalize
+  void finish();  // the last barrier and MPI_Finalize
+  void wait_for_neighbours();
+  [[noreturn]] void finish_after(std::exception_ptr error);
   int report(std::exception_ptr error);  // guard.cpp; returns only when all ranks failed alike
 
   static Impl* open;  // the one session
@@ -52,6 +55,7 @@ struct MpiSession::Impl {
 
   int rank = 0, size = 1, local_rank = 0, local_size = 1, node_count = 1;
   bool mpi = false;           // initialised and not finalised
+  bool table_ends = false;    // the host's table, not MPI, tells when all ranks have finalised
   bool all_failed = false;    // every rank is on its way out with the same error
   int exceptions_before = 0;  // std::uncaught_exceptions() at construction
 };

@@ -167,7 +167,7 @@ void Watchdog::exchange(const std::vector<Sighting>& local) {
   }
   if (links_->stop_signal() != 0) request_stop(links_->stop_signal());
   HostTable::Header& header = table_.header();
-  uint32_t failed = 0, alike = 0;
+  uint32_t failed = 0, alike = 0, unclean = 0;
   int lowest = -1;
   uint64_t hash = 0;
   for (size_t r = 0; r < links_->remote().size(); ++r) {
@@ -178,7 +178,9 @@ void Watchdog::exchange(const std::vector<Sighting>& local) {
       hash = body.failure_hash;
     }
     alike += body.failure_hash == hash;
+    unclean += body.failure_unclean != 0;
   }
+  header.remote_unclean.store(unclean);
   header.remote_hash.store(hash);
   header.remote_lowest_failed.store(lowest);
   header.remote_alike.store(alike);
@@ -190,6 +192,7 @@ Watchdog::Census Watchdog::census() {
   const HostTable::Header& header = table_.header();
   census.failed = static_cast<int>(header.remote_failed.load());
   int alike = static_cast<int>(header.remote_alike.load());
+  census.clean = header.remote_unclean.load() == 0;
   uint64_t hash = header.remote_hash.load();
   if (census.failed > 0) census.lowest_failed = header.remote_lowest_failed.load();
   for (int slot = 0; slot < table_.slots(); ++slot) {
@@ -197,6 +200,7 @@ Watchdog::Census Watchdog::census() {
     if (body.state == RankState::absent || body.failure_code == 0) continue;
     if (census.failed++ == 0) hash = body.failure_hash;
     alike += body.failure_hash == hash;
+    if (body.failure_unclean != 0) census.clean = false;
     if (census.lowest_failed < 0 || body.world_rank < census.lowest_failed)
       census.lowest_failed = body.world_rank;
   }

@@ -55,6 +55,7 @@ class Watchdog {
     int failed = 0;
     bool all_alike = false;  // every rank of the job has, with the same message
     int lowest_failed = -1;
+    bool clean = true;  // nobody left messages half-way
   };
   Census census();
   // A rank of this host whose process is gone though it had not ended; its name and place.
