@@ -29,7 +29,8 @@ void check_agreement(comm::Communicator& comm, std::span<const Common> common) {
   int64_t range[2] = {n, -n};
   comm.all_reduce(range, 2, DType::i64, comm::ReduceOp::max, {"agreement"});
   if (range[0] != -range[1])
-    fail(ExitCode::usage, "ranks run different versions of longhaul; start the same program on all");
+    fail(ExitCode::usage,
+         "ranks run different versions of longhaul; start the same program on all");
 
   std::vector<Record> own, all(common.size() * static_cast<size_t>(comm.size()));
   for (const Common& c : common) own.push_back(make_record(c));

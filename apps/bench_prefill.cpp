@@ -72,7 +72,8 @@ std::vector<Series> make_series(const Options& o, comm::MpiSession& session) {
   std::vector<Series> series;
   for (int n : counts) {
     if (n < 1 || n > all)
-      fail(ExitCode::usage, "--ranks {}: started with {} ranks; mpirun -n {} starts more", n, all, n);
+      fail(ExitCode::usage, "--ranks {}: started with {} ranks; mpirun -n {} starts more", n, all,
+           n);
     Series s;
     s.ranks = n;
     s.comm = session.split(session.rank() < n ? 0 : -1, session.rank());
@@ -102,19 +103,22 @@ void run_once(Series& s, const Options& o, model::Decoder& decoder, attention::B
 
 void print_table(const Options& o, const std::vector<Series>& series) {
   const auto tokens = static_cast<double>(o.num_tokens());
-  fmt::print("# prefill of {} prompts, {} tokens, {} thread(s) a rank, {}, layout {}; {} runs each, "
-             "in turn\n", o.lengths.size(), o.num_tokens(), o.threads, o.dtype, o.layout, o.repeat);
+  fmt::print(
+      "# prefill of {} prompts, {} tokens, {} thread(s) a rank, {}, layout {}; {} runs each, "
+      "in turn\n",
+      o.lengths.size(), o.num_tokens(), o.threads, o.dtype, o.layout, o.repeat);
   fmt::print("{:>6} {:>10} {:>10} {:>10} {:>11} {:>9} {:>13} {:>12} {:>10} {:>7}\n", "ranks",
              "median ms", "min ms", "max ms", "tokens/s", "speed-up", "attention ms", "exposed ms",
              "area imb.", "same?");
   const double one = summarise(series.front().seconds).median;
   for (const Series& s : series) {
     const Timing t = summarise(s.seconds);
-    fmt::print("{:>6} {:>10.1f} {:>10.1f} {:>10.1f} {:>11.0f} {:>9.2f} {:>13.1f} {:>12.1f} {:>10.4f} "
-               "{:>7}\n",
-               s.ranks, 1e3 * t.median, 1e3 * t.min, 1e3 * t.max, tokens / t.median,
-               one / t.median, 1e3 * s.attention, 1e3 * s.exposed, s.imbalance.area,
-               s.tokens == series.front().tokens ? "yes" : "NO");
+    fmt::print(
+        "{:>6} {:>10.1f} {:>10.1f} {:>10.1f} {:>11.0f} {:>9.2f} {:>13.1f} {:>12.1f} {:>10.4f} "
+        "{:>7}\n",
+        s.ranks, 1e3 * t.median, 1e3 * t.min, 1e3 * t.max, tokens / t.median, one / t.median,
+        1e3 * s.attention, 1e3 * s.exposed, s.imbalance.area,
+        s.tokens == series.front().tokens ? "yes" : "NO");
   }
 }
 

@@ -1,11 +1,11 @@
 // longhaul info: what this build is and what it runs on. Under mpirun every rank's place is listed.
 
 #include <fmt/format.h>
-#include <nlohmann/json.hpp>
 
 #include <cstdio>
 #include <cstring>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -16,8 +16,8 @@
 #include "comm/mpi_version.h"
 #include "runtime/core/log.h"
 #include "runtime/io/hdf5_file.h"
-#include "runtime/ops/version.h"
 #include "runtime/ops/machine_peak.h"
+#include "runtime/ops/version.h"
 
 namespace longhaul::apps {
 namespace {
@@ -47,7 +47,8 @@ int info(bool json, comm::MpiSession& session) {
   nlohmann::ordered_json j;
   j["version"] = LONGHAUL_VERSION;
   j["compiler"] = __VERSION__;
-  j["features"] = {{"mpi", true}, {"hdf5", true}, {"onednn", true}, {"cuda", false}, {"nccl", false}};
+  j["features"] = {
+      {"mpi", true}, {"hdf5", true}, {"onednn", true}, {"cuda", false}, {"nccl", false}};
   j["libraries"] = {{"mpi", comm::mpi_library_version()},
                     {"hdf5", io::hdf5_library_version()},
                     {"onednn", ops::onednn_library_version()}};
@@ -57,13 +58,15 @@ int info(bool json, comm::MpiSession& session) {
     j["ranks"].push_back(
         {{"host", p.host}, {"cores", p.cores}, {"default_threads", p.default_threads}});
   const std::string warning = shares.warning(shares.default_threads());
-  j["binding_advice"] = warning.empty() ? nlohmann::ordered_json(nullptr) : nlohmann::ordered_json(warning);
+  j["binding_advice"] =
+      warning.empty() ? nlohmann::ordered_json(nullptr) : nlohmann::ordered_json(warning);
   if (json) {
     fmt::print("{}\n", j.dump(2));
     return 0;
   }
   fmt::print("longhaul {}\n", LONGHAUL_VERSION);
-  fmt::print("  built with   {}; CPU ranks over MPI; no CUDA, no NCCL in this build\n", __VERSION__);
+  fmt::print("  built with   {}; CPU ranks over MPI; no CUDA, no NCCL in this build\n",
+             __VERSION__);
   fmt::print("  MPI          {}\n", comm::mpi_library_version());
   fmt::print("  HDF5         {}\n  oneDNN       {}\n", io::hdf5_library_version(),
              ops::onednn_library_version());

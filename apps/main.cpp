@@ -63,7 +63,8 @@ std::string usage_line(const CLI::App& app, const CLI::ParseError& e) {
   // A word that nothing knows explains a missing one: --promts for --prompts.
   const std::vector<std::string> unknown = app.remaining(true);
   if (!unknown.empty())
-    message = fmt::format("'{}' is not known{}", unknown.front(), suggestion(*level, unknown.front()));
+    message =
+        fmt::format("'{}' is not known{}", unknown.front(), suggestion(*level, unknown.front()));
   for (char& c : message)
     if (c == '\n') c = ' ';
   return fmt::format("{}: {} ({} --help lists what there is)", path, message, path);

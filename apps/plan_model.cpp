@@ -6,16 +6,10 @@
 
 namespace longhaul::apps {
 
-#if __has_include("runtime/io/model_config.cpp")
 HeadShape heads_of_model(const std::string& model_dir, std::string_view dtype) {
   const io::ModelConfig config = io::read_model_config(model_dir);
   return {config.num_heads, config.num_kv_heads, config.head_dim,
           dtype_size(dtype.empty() ? config.stored_dtype : parse_dtype(dtype))};
 }
-#else
-HeadShape heads_of_model(const std::string&, std::string_view) {
-  fail(ExitCode::usage, "--model: this build cannot read checkpoints: give --heads and --head-dim");
-}
-#endif
 
 }  // namespace longhaul::apps

@@ -1,5 +1,7 @@
 // longhaul run: the main path, top to bottom.
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstring>
@@ -7,8 +9,6 @@
 #include <iterator>
 #include <memory>
 #include <string>
-
-#include <fmt/ranges.h>
 
 #include "apps/agreement.h"
 #include "apps/command.h"
@@ -34,7 +34,8 @@ int run_ranks(const RunOptions& o, comm::MpiSession& session) {
   const auto start = std::chrono::steady_clock::now();
   comm::Communicator& world = session.world();
   Progress& progress = session.progress();
-  const auto grid = layout::make_process_grid(world.size(), world.rank(), o.dp, o.cp, o.ulysses, o.tp);
+  const auto grid =
+      layout::make_process_grid(world.size(), world.rank(), o.dp, o.cp, o.ulysses, o.tp);
 
   // Everything that can be wrong is found before the weights are touched.
   progress.phase = "start";
@@ -58,8 +59,9 @@ int run_ranks(const RunOptions& o, comm::MpiSession& session) {
   model::Decoder decoder = load_decoder(inputs, o, pool, progress, summary.load_seconds);
 
   RunDump dump(o, inputs, grid, choice.backend->name(), world);
-  model::EngineOptions engine_options{o.layout_kind, {o.strategy_kind, o.two_calls}, o.chunk,
-                                      o.page_size, o.generate, o.stop_at_eos};
+  model::EngineOptions engine_options{o.layout_kind, {o.strategy_kind, o.two_calls},
+                                      o.chunk,       o.page_size,
+                                      o.generate,    o.stop_at_eos};
   model::Engine engine(world, decoder, *choice.backend, pool, progress, engine_options);
   reset_memory_peaks();
   world.barrier({"before prefill"});

@@ -55,8 +55,7 @@ int64_t RunDump::close() {
   if (!dump_) return 0;
   const std::vector<std::string> parts = gather_texts(world_, dump_->close());
   const int64_t bytes = dump_->bytes_written();
-  if (world_.rank() == 0)
-    io::finalize_manifest(options_.dump, info_, options_.dump_filters, parts);
+  if (world_.rank() == 0) io::finalize_manifest(options_.dump, info_, options_.dump_filters, parts);
   world_.barrier({"dump finished"});
   return bytes;
 }

@@ -57,12 +57,12 @@ RunInputs read_inputs(const RunOptions& o) {
     spdlog::warn("config.json: '{}' is not known to longhaul and has no effect", key);
   std::string no_tokenizer;
   in.tokenizer = io::load_tokenizer_if_supported(o.model, in.config.vocab_size, no_tokenizer);
-  in.prompts =
-      io::read_prompts(o.prompts, in.tokenizer.get(), in.config.vocab_size, no_tokenizer);
+  in.prompts = io::read_prompts(o.prompts, in.tokenizer.get(), in.config.vocab_size, no_tokenizer);
   check_lengths(in, o);
   in.checkpoint = o.load_format == "random" ? io::make_random_checkpoint(in.config, o.seed)
                                             : io::open_safetensors(o.model);
-  for (const std::string& setting : o.shared_settings()) in.common.push_back({"the option", setting});
+  for (const std::string& setting : o.shared_settings())
+    in.common.push_back({"the option", setting});
   in.common.push_back({"config.json", digest(in.config_json)});
   in.common.push_back({"the prompt file's content", digest(all_tokens(in.prompts))});
   in.common.push_back({"the checkpoint's content",
@@ -86,7 +86,8 @@ model::Decoder load_decoder(const RunInputs& in, const RunOptions& o, ThreadPool
   const std::vector<std::string> unused = in.checkpoint->unused();
   for (size_t i = 0; i < unused.size(); ++i) {
     if (i == 8) {
-      spdlog::info("checkpoint: and {} more tensors that this model does not use", unused.size() - i);
+      spdlog::info("checkpoint: and {} more tensors that this model does not use",
+                   unused.size() - i);
       break;
     }
     spdlog::info("checkpoint: tensor {} is not used by this model", unused[i]);

@@ -33,11 +33,9 @@ void RunOptions::declare(CLI::App& app) {
   app.add_option("--layout", layout, "who owns which tokens: balanced, zigzag, contiguous")
       ->capture_default_str();
   app.add_option("--backend", backend, "attention backend (default: the first that can run)");
-  app.add_option("--dtype", dtype, "arithmetic and storage: f32, bf16, f64")
-      ->capture_default_str();
+  app.add_option("--dtype", dtype, "arithmetic and storage: f32, bf16, f64")->capture_default_str();
   app.add_option("--chunk", chunk, "new tokens a prefill step over the whole batch (0: all)");
-  app.add_option("--page-size", page_size, "tokens a page of the KV cache")
-      ->capture_default_str();
+  app.add_option("--page-size", page_size, "tokens a page of the KV cache")->capture_default_str();
   app.add_option("--threads", threads,
                  "threads a rank (default: what its cores and neighbours leave)");
   app.add_option("--timeout", timeout_seconds,
@@ -55,16 +53,18 @@ void RunOptions::check() {
   at_least("--chunk", chunk, 0);
   at_least("--page-size", page_size, 1);
   at_least("--threads", threads, 0);
-  for (auto [name, degree] : {std::pair{"--cp", cp}, {"--ulysses", ulysses}, {"--tp", tp},
-                              {"--ep", ep}, {"--dp", dp}})
+  for (auto [name, degree] :
+       {std::pair{"--cp", cp}, {"--ulysses", ulysses}, {"--tp", tp}, {"--ep", ep}, {"--dp", dp}})
     at_least(name, degree, 0);
   if (!(timeout_seconds >= 0.5 && timeout_seconds <= 1e6))
     fail(ExitCode::usage, "--timeout {}: give 0.5 to 1000000 seconds", timeout_seconds);
-  for (auto [name, degree] : {std::pair{"--ulysses", ulysses}, {"--tp", tp}, {"--ep", ep},
-                              {"--dp", dp}})
+  for (auto [name, degree] :
+       {std::pair{"--ulysses", ulysses}, {"--tp", tp}, {"--ep", ep}, {"--dp", dp}})
     if (degree > 1)
-      fail(ExitCode::usage, "{} {}: this version shares tokens only; leave {} out, and give the "
-           "ranks to --cp", name, degree, name);
+      fail(ExitCode::usage,
+           "{} {}: this version shares tokens only; leave {} out, and give the "
+           "ranks to --cp",
+           name, degree, name);
   if (load_format != "auto" && load_format != "random")
     fail(ExitCode::usage, "--load-format '{}': give auto or random", load_format);
   if (!dump_filters.empty() && dump.empty())

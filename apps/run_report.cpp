@@ -70,7 +70,8 @@ constexpr Stage kStages[] = {
 
 void print_prompts(const RunSummary& s) {
   size_t id_width = 6;
-  for (const io::Prompt& p : s.prompts) id_width = std::max(id_width, std::min<size_t>(p.id.size(), 32));
+  for (const io::Prompt& p : s.prompts)
+    id_width = std::max(id_width, std::min<size_t>(p.id.size(), 32));
   fmt::print("{:<{}}  {:>9}  {:<28}  {:<12}  {}\n", "prompt", id_width, "tokens", "generated",
              "answer", "right?");
   for (size_t i = 0; i < s.prompts.size(); ++i) {
@@ -136,11 +137,12 @@ void print_report(const RunSummary& s, const RunOptions& o) {
   fmt::print("moved {:.2f} MiB between ranks; imbalance (max/mean): tokens {:.4f}, area {:.4f}\n",
              static_cast<double>(total_sent(s.ranks)) / kMiB, s.result.prefill_imbalance.tokens,
              s.result.prefill_imbalance.area);
-  fmt::print("memory of the fullest rank: tensors {:.1f} MiB at the peak (KV cache {:.1f} MiB), "
-             "weights {:.1f} MiB\n",
-             static_cast<double>(max_of(s.ranks, &RankFigures::tensor_peak_bytes)) / kMiB,
-             static_cast<double>(max_of(s.ranks, &RankFigures::kv_cache_bytes)) / kMiB,
-             static_cast<double>(max_of(s.ranks, &RankFigures::weights_bytes)) / kMiB);
+  fmt::print(
+      "memory of the fullest rank: tensors {:.1f} MiB at the peak (KV cache {:.1f} MiB), "
+      "weights {:.1f} MiB\n",
+      static_cast<double>(max_of(s.ranks, &RankFigures::tensor_peak_bytes)) / kMiB,
+      static_cast<double>(max_of(s.ranks, &RankFigures::kv_cache_bytes)) / kMiB,
+      static_cast<double>(max_of(s.ranks, &RankFigures::weights_bytes)) / kMiB);
   std::fflush(stdout);
 }
 
@@ -162,9 +164,12 @@ std::string report_json(const RunSummary& s, const RunOptions& o) {
   timing["total"] = 1e3 * s.wall_seconds;
   ordered_json memory = ordered_json::array();
   for (const RankFigures& r : s.ranks)
-    memory.push_back({{"host", r.host}, {"threads", r.threads}, {"weights_bytes", r.weights_bytes},
+    memory.push_back({{"host", r.host},
+                      {"threads", r.threads},
+                      {"weights_bytes", r.weights_bytes},
                       {"tensor_peak_bytes", r.tensor_peak_bytes},
-                      {"kv_cache_bytes", r.kv_cache_bytes}, {"sent_bytes", r.sent_bytes},
+                      {"kv_cache_bytes", r.kv_cache_bytes},
+                      {"sent_bytes", r.sent_bytes},
                       {"received_bytes", r.received_bytes}});
   ordered_json j;
   j["sequences"] = std::move(sequences);
@@ -174,8 +179,7 @@ std::string report_json(const RunSummary& s, const RunOptions& o) {
   j["backend"] = s.backend;
   j["dtype"] = o.dtype;
   j["ttft_ms"] = 1e3 * s.result.ttft_seconds;
-  j["prefill_tokens_per_s"] =
-      static_cast<double>(s.num_prompt_tokens()) / s.result.ttft_seconds;
+  j["prefill_tokens_per_s"] = static_cast<double>(s.num_prompt_tokens()) / s.result.ttft_seconds;
   j["timing_ms"] = std::move(timing);
   j["communication_bytes"] = total_sent(s.ranks);
   j["imbalance"] = {{"tokens", s.result.prefill_imbalance.tokens},

@@ -18,7 +18,7 @@ struct RankFigures {
   int64_t sent_bytes = 0;
   int64_t received_bytes = 0;
   int64_t weights_bytes = 0;
-  int64_t tensor_peak_bytes = 0;    // everything but weights
+  int64_t tensor_peak_bytes = 0;  // everything but weights
   int64_t kv_cache_bytes = 0;
   int threads = 1;
   char host[64] = {};
@@ -27,14 +27,14 @@ struct RankFigures {
 struct RunSummary {
   std::vector<io::Prompt> prompts;
   std::vector<std::vector<int32_t>> generated;
-  std::vector<std::string> texts;    // decoded; empty where the model has no tokenizer
+  std::vector<std::string> texts;  // decoded; empty where the model has no tokenizer
   bool has_text = false;
   model::RunResult result;
-  std::vector<RankFigures> ranks;    // [num ranks], on rank 0
+  std::vector<RankFigures> ranks;  // [num ranks], on rank 0
   std::string backend;
   std::string model;
   double load_seconds = 0;
-  double wall_seconds = 0;           // load, prefill and generation
+  double wall_seconds = 0;  // load, prefill and generation
 
   // A prompt that came with an answer is judged once something was generated: right when the
   // generated text begins with the answer.

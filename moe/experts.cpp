@@ -43,8 +43,8 @@ void add_weighted(ConstTensorView y, ConstTensorView weights, const int64_t* row
 Experts::Experts(std::vector<Expert> experts, DType compute)
     : experts_(std::move(experts)), compute_(compute) {}
 
-void Experts::apply(ConstTensorView x, ConstTensorView ids, ConstTensorView weights,
-                    TensorView out, ThreadPool& pool) const {
+void Experts::apply(ConstTensorView x, ConstTensorView ids, ConstTensorView weights, TensorView out,
+                    ThreadPool& pool) const {
   const int64_t rows = x.rows();
   if (rows == 0) return;
   const DispatchPlan plan = make_dispatch_plan(ids, num_experts());

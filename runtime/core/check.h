@@ -52,9 +52,9 @@ namespace detail {
 
 // A defect of longhaul (exit 70) unless the condition holds. The message after it is a fmt string
 // with the values: LH_CHECK(rows == out.rows(), "rows {} against {}", rows, out.rows()).
-#define LH_CHECK(condition, ...)                                                               \
-  do {                                                                                         \
-    if (!(condition)) [[unlikely]]                                                             \
-      ::longhaul::detail::check_failed(#condition, ::fmt::format("" __VA_ARGS__), __FILE__,    \
-                                       __LINE__);                                              \
+#define LH_CHECK(condition, ...)                                                            \
+  do {                                                                                      \
+    if (!(condition)) [[unlikely]]                                                          \
+      ::longhaul::detail::check_failed(#condition, ::fmt::format("" __VA_ARGS__), __FILE__, \
+                                       __LINE__);                                           \
   } while (false)

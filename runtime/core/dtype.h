@@ -10,9 +10,9 @@ namespace longhaul {
 
 enum class DType : uint8_t { f64, f32, bf16, f16, i64, i32, u8 };
 
-int64_t dtype_size(DType dtype);            // bytes an element
-std::string_view dtype_name(DType dtype);   // "f32", "bf16", ...
-DType parse_dtype(std::string_view name);   // throws Error(usage) with the list of names
+int64_t dtype_size(DType dtype);           // bytes an element
+std::string_view dtype_name(DType dtype);  // "f32", "bf16", ...
+DType parse_dtype(std::string_view name);  // throws Error(usage) with the list of names
 
 // bfloat16: the upper half of a float32; rounds to nearest even, keeps NaN.
 struct bf16 {
@@ -28,7 +28,9 @@ struct bf16 {
       bits = static_cast<uint16_t>(u >> 16);
     }
   }
-  explicit operator float() const { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+  explicit operator float() const {
+    return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
+  }
   explicit operator double() const { return static_cast<double>(static_cast<float>(*this)); }
 };
 static_assert(sizeof(bf16) == 2);
@@ -43,19 +45,33 @@ static_assert(sizeof(f16) == 2);
 template <class T>
 constexpr DType dtype_of();
 template <>
-constexpr DType dtype_of<double>() { return DType::f64; }
+constexpr DType dtype_of<double>() {
+  return DType::f64;
+}
 template <>
-constexpr DType dtype_of<float>() { return DType::f32; }
+constexpr DType dtype_of<float>() {
+  return DType::f32;
+}
 template <>
-constexpr DType dtype_of<bf16>() { return DType::bf16; }
+constexpr DType dtype_of<bf16>() {
+  return DType::bf16;
+}
 template <>
-constexpr DType dtype_of<f16>() { return DType::f16; }
+constexpr DType dtype_of<f16>() {
+  return DType::f16;
+}
 template <>
-constexpr DType dtype_of<int64_t>() { return DType::i64; }
+constexpr DType dtype_of<int64_t>() {
+  return DType::i64;
+}
 template <>
-constexpr DType dtype_of<int32_t>() { return DType::i32; }
+constexpr DType dtype_of<int32_t>() {
+  return DType::i32;
+}
 template <>
-constexpr DType dtype_of<uint8_t>() { return DType::u8; }
+constexpr DType dtype_of<uint8_t>() {
+  return DType::u8;
+}
 
 // The type in which sums over T are formed: float for f32 and bf16, double for f64.
 template <class T>
@@ -85,10 +101,14 @@ namespace longhaul {
 template <class F>
 decltype(auto) dispatch_float(DType dtype, F&& f) {
   switch (dtype) {
-    case DType::f64: return f(double{});
-    case DType::f32: return f(float{});
-    case DType::bf16: return f(bf16{});
-    default: break;
+    case DType::f64:
+      return f(double{});
+    case DType::f32:
+      return f(float{});
+    case DType::bf16:
+      return f(bf16{});
+    default:
+      break;
   }
   LH_CHECK(false, "dtype {} is no compute type", dtype_name(dtype));
   return f(float{});

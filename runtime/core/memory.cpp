@@ -29,8 +29,12 @@ void account_memory(MemoryUse use, int64_t delta_bytes) {
   if (use != MemoryUse::weights) without_weights.add(delta_bytes);
 }
 
-MemoryFigures memory_figures(MemoryUse use) { return counters[static_cast<size_t>(use)].figures(); }
-MemoryFigures memory_figures_without_weights() { return without_weights.figures(); }
+MemoryFigures memory_figures(MemoryUse use) {
+  return counters[static_cast<size_t>(use)].figures();
+}
+MemoryFigures memory_figures_without_weights() {
+  return without_weights.figures();
+}
 
 void reset_memory_peaks() {
   for (Counter& c : counters) c.peak.store(c.current.load());

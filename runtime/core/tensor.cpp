@@ -5,7 +5,9 @@
 
 namespace longhaul {
 
-std::string Shape::to_string() const { return fmt::format("[{}]", fmt::join(dims(), ", ")); }
+std::string Shape::to_string() const {
+  return fmt::format("[{}]", fmt::join(dims(), ", "));
+}
 
 namespace {
 template <class View, class Byte>
@@ -34,14 +36,20 @@ ConstTensorView ConstTensorView::row_range(int64_t begin, int64_t count) const {
 TensorView TensorView::row_range(int64_t begin, int64_t count) const {
   return rows_of<TensorView, std::byte>(*this, begin, count);
 }
-ConstTensorView ConstTensorView::reshaped(Shape s) const { return reshape(*this, s); }
-TensorView TensorView::reshaped(Shape s) const { return reshape(*this, s); }
+ConstTensorView ConstTensorView::reshaped(Shape s) const {
+  return reshape(*this, s);
+}
+TensorView TensorView::reshaped(Shape s) const {
+  return reshape(*this, s);
+}
 
 struct Tensor::Storage {
   void* data;
   int64_t bytes;
   MemoryUse use;
-  Storage(void* d, int64_t b, MemoryUse u) : data(d), bytes(b), use(u) { account_memory(use, bytes); }
+  Storage(void* d, int64_t b, MemoryUse u) : data(d), bytes(b), use(u) {
+    account_memory(use, bytes);
+  }
   ~Storage() {
     account_memory(use, -bytes);
     std::free(data);

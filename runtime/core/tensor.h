@@ -109,9 +109,13 @@ class Tensor {
   void* data() { return view_.data; }
   const void* data() const { return view_.data; }
   template <class T>
-  T* as() { return view_.as<T>(); }
+  T* as() {
+    return view_.as<T>();
+  }
   template <class T>
-  const T* as() const { return static_cast<ConstTensorView>(view_).as<T>(); }
+  const T* as() const {
+    return static_cast<ConstTensorView>(view_).as<T>();
+  }
   TensorView view() { return view_; }
   ConstTensorView view() const { return view_; }
   operator TensorView() { return view_; }

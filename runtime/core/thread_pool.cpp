@@ -73,11 +73,14 @@ ThreadPool::~ThreadPool() {
   for (std::thread& t : impl_->threads) t.join();
 }
 
-int ThreadPool::num_threads() const { return static_cast<int>(impl_->threads.size()) + 1; }
-Progress* ThreadPool::progress() const { return impl_->progress; }
+int ThreadPool::num_threads() const {
+  return static_cast<int>(impl_->threads.size()) + 1;
+}
+Progress* ThreadPool::progress() const {
+  return impl_->progress;
+}
 
-void ThreadPool::parallel_for(int64_t num_tasks,
-                              const std::function<void(int64_t, int)>& task) {
+void ThreadPool::parallel_for(int64_t num_tasks, const std::function<void(int64_t, int)>& task) {
   if (num_tasks <= 0) return;
   Impl& p = *impl_;
   p.task = &task;
@@ -102,8 +105,8 @@ void ThreadPool::parallel_for(int64_t num_tasks,
 void ThreadPool::parallel_ranges(int64_t n, int64_t grain,
                                  const std::function<void(int64_t, int64_t)>& task) {
   if (n <= 0) return;
-  const int64_t pieces =
-      std::clamp<int64_t>(n / std::max<int64_t>(grain, 1), 1, num_threads() == 1 ? 1 : num_threads() * 4);
+  const int64_t pieces = std::clamp<int64_t>(n / std::max<int64_t>(grain, 1), 1,
+                                             num_threads() == 1 ? 1 : num_threads() * 4);
   parallel_for(pieces, [&](int64_t i, int) { task(n * i / pieces, n * (i + 1) / pieces); });
 }
 

@@ -32,8 +32,7 @@ Decoder::Decoder(const io::ModelConfig& config, ModelWeights weights, DType comp
       progress_(progress),
       rope_(config.rope, config.head_dim) {}
 
-void Decoder::put(Step& step, int layer, const char* name, ConstTensorView rows,
-                  const char* dims) {
+void Decoder::put(Step& step, int layer, const char* name, ConstTensorView rows, const char* dims) {
   if (step.sink == nullptr) return;
   const std::string path = layer < 0 ? name : fmt::format("layers.{:02}.{}", layer, name);
   if (step.sink->wants(path)) step.sink->write(path, rows, dims);

@@ -130,8 +130,7 @@ RunResult Engine::run(std::span<const std::vector<int32_t>> prompts, io::Activat
       extents[s] = {static_cast<int64_t>(state.tokens[s].size()), 0};
       if (stopped[s]) continue;
       result.generated[s].push_back(next[s]);
-      stopped[s] = options_.stop_at_eos &&
-                   std::find(eos.begin(), eos.end(), next[s]) != eos.end();
+      stopped[s] = options_.stop_at_eos && std::find(eos.begin(), eos.end(), next[s]) != eos.end();
       if (stopped[s]) continue;
       state.tokens[s].push_back(next[s]);
       extents[s].extend = 1;
@@ -181,8 +180,8 @@ void Engine::step(State& state, std::span<const layout::SequenceExtent> extents,
   if (state.sink != nullptr) state.sink->end_step();
 }
 
-void Engine::choose_tokens(State& state, const layout::BatchLayout& layout,
-                           ConstTensorView hidden, std::vector<int32_t>& next_tokens) {
+void Engine::choose_tokens(State& state, const layout::BatchLayout& layout, ConstTensorView hidden,
+                           std::vector<int32_t>& next_tokens) {
   // Sequences whose last known token was in this step, and where its row is.
   std::vector<std::pair<int, int64_t>> own;  // sequence, local row
   std::vector<int32_t> chosen(next_tokens.size(), -1);
@@ -196,8 +195,8 @@ void Engine::choose_tokens(State& state, const layout::BatchLayout& layout,
     if (place.cp_rank == comm_.rank()) own.emplace_back(s, place.row);
   }
 
-  const bool dump_rows = state.sink != nullptr &&
-                         (state.sink->wants("final_norm") || state.sink->wants("logits"));
+  const bool dump_rows =
+      state.sink != nullptr && (state.sink->wants("final_norm") || state.sink->wants("logits"));
   if (dump_rows) {
     const Tensor logits = decoder_.logits(hidden, state.sink, state.times);
     if (state.sink->wants("logits")) state.sink->write("logits", logits, "t v");
@@ -207,8 +206,7 @@ void Engine::choose_tokens(State& state, const layout::BatchLayout& layout,
     Tensor last(hidden.dtype, {static_cast<int64_t>(own.size()), hidden.shape[1]});
     for (size_t i = 0; i < own.size(); ++i)
       std::memcpy(last.view().row_range(static_cast<int64_t>(i), 1).data,
-                  hidden.row_range(own[i].second, 1).data,
-                  static_cast<size_t>(hidden.row_bytes()));
+                  hidden.row_range(own[i].second, 1).data, static_cast<size_t>(hidden.row_bytes()));
     const Tensor logits = decoder_.logits(last, nullptr, state.times);
     for (size_t i = 0; i < own.size(); ++i)
       chosen[static_cast<size_t>(own[i].first)] =

@@ -22,26 +22,26 @@ struct EngineOptions {
   attention::ContextParallelAttention::Options attention;
   int64_t chunk_tokens = 0;  // new tokens a step over the whole batch; 0: one step
   int64_t page_size = 64;
-  int64_t generate = 0;      // tokens to generate a sequence
+  int64_t generate = 0;  // tokens to generate a sequence
   bool stop_at_eos = false;
 };
 
 // Told after every step, on every rank.
 struct StepReport {
-  const char* phase;       // "prefill" or "generate"
-  int64_t step = 0;        // from 0 within the phase
+  const char* phase;  // "prefill" or "generate"
+  int64_t step = 0;   // from 0 within the phase
   int64_t num_steps = 0;
-  int64_t tokens_done = 0; // prompt tokens, or tokens generated a sequence
+  int64_t tokens_done = 0;  // prompt tokens, or tokens generated a sequence
   int64_t tokens_total = 0;
 };
 
 struct RunResult {
   std::vector<std::vector<int32_t>> generated;  // [num_sequences], the same on every rank
-  double ttft_seconds = 0;        // first step's start until every sequence has its next token
-  double total_seconds = 0;       // with generation
-  StageTimes prefill_times;       // of this rank, `load` left 0
+  double ttft_seconds = 0;   // first step's start until every sequence has its next token
+  double total_seconds = 0;  // with generation
+  StageTimes prefill_times;  // of this rank, `load` left 0
   layout::Imbalance prefill_imbalance;  // over all prefill steps together
-  int64_t kv_cache_bytes = 0;     // of this rank
+  int64_t kv_cache_bytes = 0;           // of this rank
 };
 
 class Engine {

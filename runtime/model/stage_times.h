@@ -6,14 +6,14 @@
 namespace longhaul::model {
 
 struct StageTimes {
-  double load = 0;       // opening, reading and packing weights
+  double load = 0;  // opening, reading and packing weights
   double embed = 0;
-  double qkv = 0;        // norms, projections (the output projection too) and RoPE
+  double qkv = 0;  // norms, projections (the output projection too) and RoPE
   double exchange_exposed = 0;
   double exchange_hidden = 0;  // travelled while this rank computed: not part of any other figure
   double attention = 0;
-  double mlp = 0;        // dense MLPs, or router and experts
-  double logits = 0;     // final norm, last rows, choosing the token
+  double mlp = 0;     // dense MLPs, or router and experts
+  double logits = 0;  // final norm, last rows, choosing the token
 };
 
 // Adds the time from construction to destruction to one of the figures.

@@ -30,7 +30,7 @@ class Loader {
 
  private:
   struct Part {
-    std::string name;      // module name, without ".weight"
+    std::string name;  // module name, without ".weight"
     int64_t out_features;
   };
 
@@ -57,8 +57,9 @@ class Loader {
         all = Tensor(part.dtype, columns > 0 ? Shape{rows, columns} : Shape{rows},
                      MemoryUse::weights);
       if (part.dtype != all.dtype())
-        fail(ExitCode::mismatch, "checkpoint: {} is stored as {} but {}{} as {}; give both one dtype",
-             name, dtype_name(part.dtype), parts.front().name, suffix, dtype_name(all.dtype()));
+        fail(ExitCode::mismatch,
+             "checkpoint: {} is stored as {} but {}{} as {}; give both one dtype", name,
+             dtype_name(part.dtype), parts.front().name, suffix, dtype_name(all.dtype()));
       std::memcpy(all.view().row_range(row, p.out_features).data, part.data,
                   static_cast<size_t>(part.num_bytes()));
       row += p.out_features;
@@ -102,8 +103,8 @@ class Loader {
     if (config_.layer_is_sparse[static_cast<size_t>(i)])
       load_experts(prefix + "mlp.", w);
     else
-      std::tie(w.gate_up, w.down) = mlp(prefix + "mlp.", config_.intermediate_size,
-                                        config_.mlp_bias);
+      std::tie(w.gate_up, w.down) =
+          mlp(prefix + "mlp.", config_.intermediate_size, config_.mlp_bias);
     return w;
   }
 
@@ -118,8 +119,8 @@ class Loader {
     w.router = linear({{prefix + "gate", config_.moe.num_experts}}, config_.hidden_size, false);
     std::vector<moe::Expert> experts;
     for (int e = 0; e < config_.moe.num_experts; ++e) {
-      auto [gate_up, down] = mlp(fmt::format("{}experts.{}.", prefix, e),
-                                 config_.moe.intermediate_size, false);
+      auto [gate_up, down] =
+          mlp(fmt::format("{}experts.{}.", prefix, e), config_.moe.intermediate_size, false);
       experts.push_back({std::move(gate_up), std::move(down)});
     }
     w.experts = std::make_unique<moe::Experts>(std::move(experts), compute_);

@@ -16,11 +16,11 @@ namespace longhaul::model {
 
 struct LayerWeights {
   Tensor input_norm;  // [hidden]
-  ops::Linear qkv;    // hidden -> (num_heads + 2 num_kv_heads) * head_dim: q, k, v one after another
-  Tensor q_norm;      // [head_dim], undefined without qk_norm
-  Tensor k_norm;      // [head_dim]
-  ops::Linear output; // num_heads * head_dim -> hidden
-  Tensor post_norm;   // [hidden]
+  ops::Linear qkv;  // hidden -> (num_heads + 2 num_kv_heads) * head_dim: q, k, v one after another
+  Tensor q_norm;    // [head_dim], undefined without qk_norm
+  Tensor k_norm;    // [head_dim]
+  ops::Linear output;  // num_heads * head_dim -> hidden
+  Tensor post_norm;    // [hidden]
   // Dense MLP, or router and experts.
   ops::Linear gate_up;  // hidden -> 2 * intermediate, gate rows first
   ops::Linear down;     // intermediate -> hidden

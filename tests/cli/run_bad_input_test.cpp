@@ -26,7 +26,9 @@ std::string run_line(const std::string& model, const std::string& prompts,
   return kBinary + " run --model '" + model + "' --prompts '" + prompts + "' " + more;
 }
 
-std::string good(const std::string& more = "") { return run_line(kModel, kPrompts, more); }
+std::string good(const std::string& more = "") {
+  return run_line(kModel, kPrompts, more);
+}
 
 std::string under_mpirun(int ranks, const std::string& command) {
   return kMpirun + " -np " + std::to_string(ranks) + " " + command;
@@ -201,8 +203,11 @@ TEST(RunBadInput, RanksStartedDifferently) {
 }
 
 TEST(RunBadInput, SlurmWithoutPmi) {
-  expect_complaint("SLURM_NTASKS=4 SLURM_PROCID=0 SLURM_JOB_ID=1 SLURM_STEP_ID=0 "
-                   "SLURM_STEP_NUM_TASKS=4 " + good(), 2, {"pmix", "4"});
+  expect_complaint(
+      "SLURM_NTASKS=4 SLURM_PROCID=0 SLURM_JOB_ID=1 SLURM_STEP_ID=0 "
+      "SLURM_STEP_NUM_TASKS=4 " +
+          good(),
+      2, {"pmix", "4"});
 }
 
 TEST(RunBadInput, OutputExists) {
@@ -230,10 +235,10 @@ TEST(RunBadInput, DiskFullWhileDumping) {
     ADD_FAILURE() << "left behind: " << e.path();
   // Under mpirun the limit leaves room for what MPI itself keeps in files.
   const std::string moe = kData + "/golden/qwen3_moe";
-  expect_complaint(under_mpirun(2, "bash -c \"ulimit -f 6000; exec " +
-                                       run_line(moe, moe + "/prompts.json",
-                                                "--dump " + (f / "dump2")) + "\""), 5,
-                   {"rank_000"});
+  expect_complaint(
+      under_mpirun(2, "bash -c \"ulimit -f 6000; exec " +
+                          run_line(moe, moe + "/prompts.json", "--dump " + (f / "dump2")) + "\""),
+      5, {"rank_000"});
   EXPECT_FALSE(fs::exists(f / "dump2/manifest.json"));
 }
 

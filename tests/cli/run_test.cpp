@@ -28,9 +28,10 @@ TEST(Run, SameTokensOnAnyNumberOfRanks) {
   json first;
   for (int ranks : {1, 2, 3, 4, 8}) {
     const TemporaryFolder f;
-    const Finished done = run_command(
-        run_line(ranks, model, model + "/prompts.json", "--generate 8 --chunk 500 --output " + (f / "o.json")),
-        120);
+    const Finished done =
+        run_command(run_line(ranks, model, model + "/prompts.json",
+                             "--generate 8 --chunk 500 --output " + (f / "o.json")),
+                    120);
     ASSERT_EQ(done.exit_code, 0) << done.err;
     const json result = json::parse(read_text(f / "o.json"));
     EXPECT_EQ(result["ranks"], ranks);
@@ -50,7 +51,8 @@ TEST(Run, OutputHasEveryKeyOfTheContract) {
   const size_t second = all.find('\n', all.find('\n') + 1);
   write_text(f / "two.jsonl", all.substr(0, second + 1));
   const Finished done = run_command(
-      run_line(2, model, f / "two.jsonl", "--generate 6 --dtype bf16 --output " + (f / "o.json")), 120);
+      run_line(2, model, f / "two.jsonl", "--generate 6 --dtype bf16 --output " + (f / "o.json")),
+      120);
   ASSERT_EQ(done.exit_code, 0) << done.err;
   EXPECT_NE(done.out.find("right"), std::string::npos) << done.out;
   const json r = json::parse(read_text(f / "o.json"));
@@ -99,9 +101,10 @@ TEST(Run, StopsAtTheEndOfText) {
   json config = json::parse(read_text(golden + "/config.json"));
   config["eos_token_id"] = 99;  // the second token that prompt 2 of this golden generates
   write_text(f / "config.json", config.dump());
-  const Finished done = run_command(
-      run_line(3, f.path(), f / "prompts.json", "--generate 8 --stop-at-eos --output " + (f / "o.json")),
-      120);
+  const Finished done =
+      run_command(run_line(3, f.path(), f / "prompts.json",
+                           "--generate 8 --stop-at-eos --output " + (f / "o.json")),
+                  120);
   ASSERT_EQ(done.exit_code, 0) << done.err;
   const json r = json::parse(read_text(f / "o.json"));
   EXPECT_EQ(r["sequences"][2]["generated"], json::parse("[291, 99]"));

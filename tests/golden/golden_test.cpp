@@ -20,11 +20,11 @@ namespace fs = std::filesystem;
 const fs::path kGoldens = fs::path(LONGHAUL_TEST_DATA) / "golden";
 constexpr int64_t kGreedyTokens = 8;
 
-// The goldens' arithmetic is float64 but for what transformers casts to float32 whatever the model's
-// dtype (the softmax of its eager attention, the insides of its norms), stored as float32. float32:
-// transformers' own float32 run is within 2e-5 of them; 5e-5 leaves room for another order of
-// summation and no more. float64: what is left is those casts, a few roundings of 6e-8 a layer of
-// elements up to some 10 times the RMS; 3e-6 at the most is seen.
+// The goldens' arithmetic is float64 but for what transformers casts to float32 whatever the
+// model's dtype (the softmax of its eager attention, the insides of its norms), stored as float32.
+// float32: transformers' own float32 run is within 2e-5 of them; 5e-5 leaves room for another order
+// of summation and no more. float64: what is left is those casts, a few roundings of 6e-8 a layer
+// of elements up to some 10 times the RMS; 3e-6 at the most is seen.
 constexpr double kTolerance32 = 5e-5;
 constexpr double kTolerance64 = 1e-5;
 
@@ -75,7 +75,9 @@ std::string name_of(const Case& c) {
                      c.two_calls ? "_two" : "");
 }
 
-void PrintTo(const Case& c, std::ostream* out) { *out << name_of(c); }
+void PrintTo(const Case& c, std::ostream* out) {
+  *out << name_of(c);
+}
 
 std::vector<Case> all_cases() {
   using layout::LayoutKind;
@@ -154,7 +156,9 @@ TEST_P(Golden, EveryTensorAndTheGreedyTokens) {
 INSTANTIATE_TEST_SUITE_P(All, Golden, testing::ValuesIn(all_cases()),
                          [](const auto& param) { return name_of(param.param); });
 
-TEST(Goldens, AreThere) { EXPECT_GE(golden_models().size(), 5u); }
+TEST(Goldens, AreThere) {
+  EXPECT_GE(golden_models().size(), 5u);
+}
 
 }  // namespace
 }  // namespace longhaul::test

@@ -67,10 +67,10 @@ TEST(SelfConsistency, AnySplitIsTheSameInFloat64) {
     spec.engine.page_size = std::uniform_int_distribution<int>(1, 70)(rng);
     spec.engine.attention.two_calls = i % 3 == 0;
     const RunOutput split = run_on_threads(spec);
-    expect_equal_tensors(split, whole, kTolerance64,
-                         fmt::format("case {} ({} ranks, {}, chunk {}): ", i, spec.ranks,
-                                     layout::layout_name(spec.engine.layout),
-                                     spec.engine.chunk_tokens));
+    expect_equal_tensors(
+        split, whole, kTolerance64,
+        fmt::format("case {} ({} ranks, {}, chunk {}): ", i, spec.ranks,
+                    layout::layout_name(spec.engine.layout), spec.engine.chunk_tokens));
   }
 }
 
@@ -95,9 +95,9 @@ TEST(SelfConsistency, NoTokenReachesEarlierOnesOrOtherSequences) {
     for (const auto& [name, sequences] : before.tensors)
       for (const auto& [q, rows] : sequences) {
         const CapturedRows& other = after.tensors.at(name).at(q);
-        const size_t same_until =
-            static_cast<size_t>(q) == s ? at * static_cast<size_t>(rows.row_elements)
-                                        : rows.values.size();
+        const size_t same_until = static_cast<size_t>(q) == s
+                                      ? at * static_cast<size_t>(rows.row_elements)
+                                      : rows.values.size();
         for (size_t e = 0; e < rows.values.size(); ++e) {
           if (e < same_until)
             ASSERT_EQ(rows.values[e], other.values[e]) << name << " sequence " << q << " at " << e;

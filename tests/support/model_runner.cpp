@@ -38,7 +38,8 @@ class Capture {
   }
 
  private:
-  static void copy(ConstTensorView rows, int64_t from, const layout::Block& block, CapturedRows& c) {
+  static void copy(ConstTensorView rows, int64_t from, const layout::Block& block,
+                   CapturedRows& c) {
     const int64_t n = c.row_elements;
     for (int64_t i = 0; i < block.length * n; ++i) {
       double value = 0;
@@ -102,7 +103,8 @@ RunOutput run_on_threads(const RunSpec& spec) {
   RunOutput out;
   std::vector<int64_t> lengths;
   for (const auto& p : spec.prompts)
-    lengths.push_back(static_cast<int64_t>(p.size()) + std::max<int64_t>(spec.engine.generate - 1, 0));
+    lengths.push_back(static_cast<int64_t>(p.size()) +
+                      std::max<int64_t>(spec.engine.generate - 1, 0));
   Capture capture(out, lengths);
   std::vector<model::RunResult> results(static_cast<size_t>(spec.ranks));
   comm::run_threads(spec.ranks, [&](comm::Communicator& comm) {

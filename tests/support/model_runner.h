@@ -31,8 +31,8 @@ struct RunSpec {
 struct CapturedRows {
   std::vector<int64_t> row_shape;
   int64_t row_elements = 0;
-  std::vector<double> values;     // [positions, row_elements], NaN where nothing came
-  std::vector<int> times_written; // [positions]
+  std::vector<double> values;      // [positions, row_elements], NaN where nothing came
+  std::vector<int> times_written;  // [positions]
 };
 
 struct RunOutput {

@@ -23,12 +23,14 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-[[noreturn]] void child(const std::string& command, const std::string& out, const std::string& err) {
+[[noreturn]] void child(const std::string& command, const std::string& out,
+                        const std::string& err) {
   setpgid(0, 0);
   const int null = open("/dev/null", O_RDONLY);
   const int o = open(out.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
   const int e = open(err.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
-  if (null < 0 || o < 0 || e < 0 || dup2(null, 0) < 0 || dup2(o, 1) < 0 || dup2(e, 2) < 0) _exit(126);
+  if (null < 0 || o < 0 || e < 0 || dup2(null, 0) < 0 || dup2(o, 1) < 0 || dup2(e, 2) < 0)
+    _exit(126);
   execl("/bin/bash", "bash", "-c", command.c_str(), static_cast<char*>(nullptr));
   _exit(127);
 }

@@ -7,11 +7,11 @@
 namespace longhaul::test {
 
 struct Finished {
-  int exit_code = -1;   // 128 + signal where it was killed
+  int exit_code = -1;  // 128 + signal where it was killed
   bool timed_out = false;
   double seconds = 0;
-  std::string out;      // stdout
-  std::string err;      // stderr
+  std::string out;  // stdout
+  std::string err;  // stderr
 };
 
 // Runs /bin/bash -c `command` in its own process group; on time-out the whole group is killed.

@@ -18,9 +18,8 @@ TEST(Schedule, WholeBatchInOneStep) {
 TEST(Schedule, ChunksFillSequenceAfterSequence) {
   const std::vector<int64_t> lengths = {3, 1, 7};
   EXPECT_EQ(prefill_schedule(lengths, 5),
-            (std::vector<std::vector<SequenceExtent>>{{{0, 3}, {0, 1}, {0, 1}},
-                                                      {{3, 0}, {1, 0}, {1, 5}},
-                                                      {{3, 0}, {1, 0}, {6, 1}}}));
+            (std::vector<std::vector<SequenceExtent>>{
+                {{0, 3}, {0, 1}, {0, 1}}, {{3, 0}, {1, 0}, {1, 5}}, {{3, 0}, {1, 0}, {6, 1}}}));
 }
 
 TEST(Schedule, EveryTokenOnceAndNoStepTooLarge) {

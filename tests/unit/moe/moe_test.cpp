@@ -30,7 +30,8 @@ Routed route_one(std::vector<double> logits, int top_k, bool normalize) {
 }
 
 TEST(Router, SoftmaxOverAllThenTopK) {
-  const Routed r = route_one({std::log(1.0), std::log(2.0), std::log(5.0), std::log(2.0)}, 2, false);
+  const Routed r =
+      route_one({std::log(1.0), std::log(2.0), std::log(5.0), std::log(2.0)}, 2, false);
   EXPECT_EQ(r.ids, (std::vector<int32_t>{2, 1}));
   EXPECT_NEAR(r.weights[0], 0.5, 1e-15);
   EXPECT_NEAR(r.weights[1], 0.2, 1e-15);
@@ -94,8 +95,10 @@ TEST(Experts, WeightedSumOfSwiGluMlps) {
   std::normal_distribution<double> normal;
   ThreadPool pool(2);
   for (int round = 0; round < 60; ++round) {
-    const int num_experts = 1 + static_cast<int>(rng() % 6), top_k = 1 + static_cast<int>(rng() % static_cast<unsigned>(num_experts));
-    const int64_t hidden = 1 + static_cast<int64_t>(rng() % 20), inter = 1 + static_cast<int64_t>(rng() % 12);
+    const int num_experts = 1 + static_cast<int>(rng() % 6),
+              top_k = 1 + static_cast<int>(rng() % static_cast<unsigned>(num_experts));
+    const int64_t hidden = 1 + static_cast<int64_t>(rng() % 20),
+                  inter = 1 + static_cast<int64_t>(rng() % 12);
     const auto rows = static_cast<int64_t>(rng() % 30);
     auto fill = [&](Tensor& t) {
       for (int64_t i = 0; i < t.num_elements(); ++i) t.as<double>()[i] = normal(rng);
@@ -107,8 +110,8 @@ TEST(Experts, WeightedSumOfSwiGluMlps) {
       down.emplace_back(DType::f64, Shape{hidden, inter});
       fill(gate_up.back());
       fill(down.back());
-      experts.push_back({ops::Linear(gate_up.back(), {}, DType::f64),
-                         ops::Linear(down.back(), {}, DType::f64)});
+      experts.push_back(
+          {ops::Linear(gate_up.back(), {}, DType::f64), ops::Linear(down.back(), {}, DType::f64)});
     }
     Tensor x(DType::f64, {rows, hidden}), out(DType::f64, {rows, hidden});
     Tensor ids(DType::i32, {rows, top_k}), weights(DType::f64, {rows, top_k});
@@ -130,7 +133,8 @@ TEST(Experts, WeightedSumOfSwiGluMlps) {
             double g = 0, u = 0;
             for (int64_t h = 0; h < hidden; ++h) {
               g += gate_up[e].as<double>()[i * hidden + h] * x.as<double>()[r * hidden + h];
-              u += gate_up[e].as<double>()[(inter + i) * hidden + h] * x.as<double>()[r * hidden + h];
+              u += gate_up[e].as<double>()[(inter + i) * hidden + h] *
+                   x.as<double>()[r * hidden + h];
             }
             const double term = weights.as<double>()[r * top_k + k] * (g / (1 + std::exp(-g)) * u) *
                                 down[e].as<double>()[j * inter + i];
