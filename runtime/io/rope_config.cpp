@@ -85,6 +85,7 @@ ops::RopeParameters read_rope_parameters(ConfigReader& config, int64_t max_posit
   const double outer_original = static_cast<double>(
       config.integer("original_max_position_embeddings", 0, 0, int64_t{1} << 40));
   out.theta = outer_theta;
+  out.max_position_embeddings = static_cast<double>(max_position_embeddings);
   const std::string key = rope_key(config);
   if (key.empty()) return out;
 

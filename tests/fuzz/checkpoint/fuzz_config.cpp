@@ -19,7 +19,10 @@ void check_accepted(const io::ModelConfig& config) {
     require(!sparse || (config.moe.num_experts >= config.moe.num_experts_per_tok &&
                         config.moe.num_experts_per_tok > 0 && config.moe.intermediate_size > 0),
             "a sparse layer without experts");
-  require(config.rope.theta > 1 && config.rope.factor > 0, "a rope that divides by zero");
+  require(config.rope.theta > 1, "a rope that divides by zero");
+  require(config.rope.type == ops::RopeType::standard ||
+              (config.rope.factor > 0 && config.rope.original_max_position_embeddings > 0),
+          "a scaled rope that divides by zero");
   for (int64_t id : config.eos_token_ids)
     require(id >= 0 && id < config.vocab_size, "an end-of-text id outside the vocabulary");
   if (int64_t{config.num_layers} * (config.moe.num_experts + 1) > 2000) return;

@@ -149,6 +149,7 @@ TEST(ConfigSpellings, YarnRope) {
   EXPECT_EQ(c.rope.type, ops::RopeType::yarn);
   EXPECT_EQ(c.rope.factor, 4);
   EXPECT_EQ(c.rope.original_max_position_embeddings, 32768);
+  EXPECT_EQ(c.rope.max_position_embeddings, 131072);
   EXPECT_EQ(c.rope.beta_fast, 32);
   EXPECT_EQ(c.rope.beta_slow, 1);
   EXPECT_EQ(c.rope.attention_factor, 0);
