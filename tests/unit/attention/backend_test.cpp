@@ -27,7 +27,7 @@ TEST(ReferenceBackend, IsTheDefinitionInFloat64) {
   Rng rng(1);
   ThreadPool pool(2);
   const auto backend = make_reference_backend();
-  for (int i = 0; i < 300; ++i) {
+  for (int i = 0; i < 120; ++i) {
     const Problem p = random_problem(DType::f64, rng);
     const Difference d = difference(p, run(*backend, p, pool), solve(p));
     // The same sums in another order: sqrt-like growth, far below this.
@@ -40,7 +40,7 @@ TEST(ReferenceBackend, RoundsOnceInFloat32AndBf16) {
   Rng rng(2);
   ThreadPool pool(2);
   const auto backend = make_reference_backend();
-  for (int i = 0; i < 300; ++i) {
+  for (int i = 0; i < 120; ++i) {
     const Problem p = random_problem(i % 2 == 0 ? DType::f32 : DType::bf16, rng);
     const Answer a = solve(p);
     const Difference d = difference(p, run(*backend, p, pool), a);
@@ -53,7 +53,7 @@ TEST(CpuBackend, AgreesInFloat32) {
   Rng rng(3);
   ThreadPool pool(2);
   const auto backend = make_cpu_backend();
-  for (int i = 0; i < 400; ++i) {
+  for (int i = 0; i < 150; ++i) {
     const Problem p = random_problem(DType::f32, rng, {i % 8 == 0 ? 900 : 150, 40, 3});
     const Answer a = solve(p);
     const Difference d = difference(p, run(*backend, p, pool), a);
@@ -84,10 +84,10 @@ void expect_flash_rule(Backend& backend, uint64_t seed, int problems) {
 }
 
 TEST(CpuBackend, AgreesInBf16) {
-  expect_flash_rule(*make_cpu_backend(), 4, 300);
+  expect_flash_rule(*make_cpu_backend(), 4, 120);
 }
 TEST(CpuBackend, AgreesInBf16OnFloat32Tiles) {
-  expect_flash_rule(*make_cpu_backend({.widen_bf16 = true}), 5, 200);
+  expect_flash_rule(*make_cpu_backend({.widen_bf16 = true}), 5, 80);
 }
 
 }  // namespace
