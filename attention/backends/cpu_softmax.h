@@ -28,7 +28,7 @@ struct SoftmaxTile {
 };
 
 void softmax_f32(const SoftmaxTile& tile);
-void softmax_bf16(const SoftmaxTile& tile);  // P rounded to nearest even
+void softmax_bf16(const SoftmaxTile& tile);  // P rounded to nearest
 
 // out = values * factor over n elements.
 void scale_to(const float* values, float factor, int64_t n, float* out);

@@ -48,7 +48,7 @@ class ContextParallel : public ::testing::Test {
 
 TEST_F(ContextParallel, AgreesWithOneRankInFloat64) {
   Rng rng(11);
-  for (int i = 0; i < 250; ++i) {
+  for (int i = 0; i < 150; ++i) {
     const Scene s = random_scene(DType::f64, rng);
     Outcome o = run_scene(s, make_reference_backend, i % 3 == 0);
     check_scene(s, o, [&](const Problem& p, const Result& r) {
@@ -64,7 +64,7 @@ TEST_F(ContextParallel, AgreesWithOneRankInFloat64) {
 // The backend's own bound (backend_test.cpp) and three roundings of the merge.
 TEST_F(ContextParallel, AgreesWithOneRankInFloat32) {
   Rng rng(12);
-  for (int i = 0; i < 200; ++i) {
+  for (int i = 0; i < 100; ++i) {
     const Scene s = random_scene(DType::f32, rng);
     Outcome o = run_scene(s, make_cpu, i % 3 == 0);
     check_scene(s, o, [&](const Problem& p, const Result& r) {
@@ -84,7 +84,7 @@ TEST_F(ContextParallel, AgreesWithOneRankInFloat32) {
 // plus one rounding to bf16 (8 bits: 2^-8 of the value).
 TEST_F(ContextParallel, RoundsOnceInBf16) {
   Rng rng(13);
-  for (int i = 0; i < 200; ++i) {
+  for (int i = 0; i < 100; ++i) {
     const Scene s = random_scene(DType::bf16, rng);
     Outcome o = run_scene(s, make_cpu, i % 3 == 0);
     check_scene(s, o, [&](const Problem& p, const Result& r) {
