@@ -48,7 +48,8 @@ struct Result {
   DType dtype;
   LayerSize layer;
   int64_t rows;
-  double seconds, flops, of_peak, weight_bytes_per_s;
+  double seconds, flops, weight_bytes_per_s;
+  double peak, of_peak;  // FLOP/s of the register-only loop measured around this one; the ratio
   double of_peak_while_running;  // by the CPU time of our threads: what a quiet machine would give
   double error_over_rms, error_over_bound;
   std::string kernel;
@@ -136,21 +137,35 @@ double peak_of(const ops::MachinePeak& peak, DType dtype) {
   return dtype == DType::bf16 && peak.bf16_dot_flops > 0 ? peak.bf16_dot_flops : peak.f32_fma_flops;
 }
 
+// The clock follows load and temperature, so the ceiling is measured on both sides of the work.
+double peak_around(const std::function<void()>& work, DType dtype, int threads) {
+  constexpr double kSeconds = 0.02;
+  const double before = peak_of(ops::measure_machine_peak(threads, kSeconds), dtype);
+  work();
+  return std::max(before, peak_of(ops::measure_machine_peak(threads, kSeconds), dtype));
+}
+
 std::vector<Result> measure_layer(const LayerSize& size, const std::vector<int64_t>& rows,
-                                  DType dtype, const ops::MachinePeak& peak, ThreadPool& pool) {
+                                  DType dtype, ThreadPool& pool) {
   const Tensor weight = random_tensor(dtype, {size.out, size.in}, 1);
   const ops::Linear layer(weight, {}, dtype);
   std::vector<Result> results;
   for (const int64_t count : rows) {
     const Tensor x = random_tensor(dtype, {count, size.in}, 2);
     Tensor y(dtype, {count, size.out});
-    Result r{dtype, size, count, 0, 0, 0, 0, 0, 0, 0, layer.kernel_name()};
-    const Times times = median_seconds([&] { layer.apply(x, y, pool); });
+    Result r{};
+    r.dtype = dtype;
+    r.layer = size;
+    r.rows = count;
+    r.kernel = layer.kernel_name();
+    Times times{};
+    r.peak = peak_around([&] { times = median_seconds([&] { layer.apply(x, y, pool); }); }, dtype,
+                         pool.num_threads());
     const double work = 2.0 * static_cast<double>(count) * static_cast<double>(size.in * size.out);
     r.seconds = times.wall;
     r.flops = work / times.wall;
-    r.of_peak = r.flops / peak_of(peak, dtype);
-    r.of_peak_while_running = work / times.cpu * pool.num_threads() / peak_of(peak, dtype);
+    r.of_peak = r.flops / r.peak;
+    r.of_peak_while_running = work / times.cpu * pool.num_threads() / r.peak;
     r.weight_bytes_per_s = static_cast<double>(weight.num_bytes()) / r.seconds;
     check_samples(x, weight, y, r);
     results.push_back(r);
@@ -166,6 +181,7 @@ nlohmann::json as_json(const Result& r) {
           {"layer", r.layer.what},
           {"median_us", r.seconds * 1e6},
           {"gflops", r.flops / 1e9},
+          {"peak_gflops", r.peak / 1e9},
           {"of_peak", r.of_peak},
           {"of_peak_while_running", r.of_peak_while_running},
           {"weight_gb_per_s", r.weight_bytes_per_s / 1e9},
@@ -180,7 +196,8 @@ void print_header(const ops::MachinePeak& peak, int threads) {
   if (peak.bf16_dot_flops > 0)
     std::printf(", bf16 dot product %.0f GFLOP/s", peak.bf16_dot_flops / 1e9);
   std::printf(
-      "\n# run%%: the same by CPU time, for a machine that others use too"
+      "\n# of peak: of such a peak measured around each line; run%%: the same by CPU time, for a "
+      "machine that others use too"
       "\n# error: largest of 288 samples against sums in double, over their RMS, and over the "
       "bound "
       "of the rounding errors\n%5s %6s %6s %6s %11s %9s %8s %7s %9s %9s %7s  %-22s %s\n",
@@ -214,7 +231,7 @@ int bench_linear(const Options& o) {
   bool right = true;
   for (const DType dtype : dtypes)
     for (const LayerSize& layer : layers)
-      for (const Result& r : measure_layer(layer, rows, dtype, peak, pool)) {
+      for (const Result& r : measure_layer(layer, rows, dtype, pool)) {
         right = right && r.error_over_bound <= 1;
         results.push_back(as_json(r));
         if (!o.json) print_row(r);

@@ -304,7 +304,7 @@ void rotate(const double* cos, const double* sin, double* x, int64_t heads, int6
 
 double multiply_add_rate(double seconds) {
   using Clock = std::chrono::steady_clock;
-  constexpr int64_t kSteps = 500000;  // about a millisecond
+  constexpr int64_t kSteps = 100000;  // some 150 microseconds: shorter than a time slice
   const double flops_a_round =
       2.0 * 12 * kSteps * static_cast<double>(HWY_DYNAMIC_DISPATCH(VectorSize)());
   volatile float sink = 1.0f;
