@@ -85,7 +85,7 @@ std::vector<Case> all_cases() {
   };
   deaths("kill", 137, "is gone");
   deaths("segv", 139, "crashed (SIGSEGV)");
-  deaths("abort", 134, "is gone");
+  deaths("abort", 134, "crashed (SIGABRT)");
   deaths("exit", 3, "is gone");
   deaths("throw", 5, "injected fault");
   // (Before MPI_Init mpirun takes an exit with 0 for the program's will.)
