@@ -48,6 +48,9 @@ TEST_P(ThreadCommunicator, Split) {
         c, [&](int color, int key) { return split_threads(c, color, key); }, 8);
   });
 }
+TEST_P(ThreadCommunicator, Storm) {
+  run_threads(GetParam(), [](Communicator& c) { cases::storm(c, 9, 2000); });
+}
 INSTANTIATE_TEST_SUITE_P(Ranks, ThreadCommunicator, testing::Values(1, 2, 3, 4, 5, 8));
 
 // Runs the ranks and returns the error that came out.
