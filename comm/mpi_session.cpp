@@ -142,6 +142,7 @@ void MpiSession::Impl::finish() {
   reporter.progress().enter_phase("finalize");
   if (!all_failed) world->barrier({kEndOfRun});
   watchdog->close_links();
+  pump.reset();
   world.reset();
   reporter.progress().enter("MPI_Finalize");
   end.set_mpi_usable(false);
@@ -204,6 +205,7 @@ MpiSession::MpiSession(int* argc, char*** argv, const SessionOptions& options)
     s.start_mpi(argc, argv);
     check_slurm(s.launcher, s.size);
     s.gather_places();
+    if (s.size > 1) s.pump.emplace(s.engine);
   } catch (...) {
     const int code = s.report(std::current_exception());
     s.end.follow(code);

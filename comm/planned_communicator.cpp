@@ -26,10 +26,14 @@ class Operation final : public Request::Impl {
   void wait() override {
     if (test()) return;
     comm_.watch_.begin_wait(fingerprint_);
+    comm_.engine_.num_waiting_.fetch_add(1, std::memory_order_relaxed);
     struct End {
-      RankWatch& watch;
-      ~End() { watch.end_wait(); }
-    } end{comm_.watch_};
+      PlannedCommunicator& comm;
+      ~End() {
+        comm.engine_.num_waiting_.fetch_sub(1, std::memory_order_relaxed);
+        comm.watch_.end_wait();
+      }
+    } end{comm_};
     for (int turn = 0; !test(); ++turn) {
       comm_.watch_.check_wait(missing_.load(std::memory_order_relaxed));
       comm_.transport_->pause(turn);
@@ -91,6 +95,7 @@ void Engine::add(Operation* operation) {
   std::lock_guard lock(mutex_);
   active_.push_back(operation);
   num_active_.fetch_add(1, std::memory_order_relaxed);
+  if (sleeping_) started_.notify_all();
 }
 
 void Engine::remove(Operation* operation) {

@@ -3,6 +3,7 @@
 // drives them over a transport.
 
 #include <atomic>
+#include <condition_variable>
 #include <exception>
 #include <memory>
 #include <mutex>
@@ -27,6 +28,20 @@ class Engine {
   void advance();
   bool try_advance();  // false when another thread is at it
   int num_active() const { return num_active_.load(std::memory_order_relaxed); }
+  int num_waiting() const { return num_waiting_.load(std::memory_order_relaxed); }
+  // For the pump (comm/pump.h): returns when an operation is under way, or when woken and
+  // give_up() says so.
+  template <class F>
+  void sleep_until_active(F&& give_up) {
+    std::unique_lock lock(mutex_);
+    sleeping_ = true;
+    started_.wait(lock, [&] { return !active_.empty() || give_up(); });
+    sleeping_ = false;
+  }
+  void wake_sleeper() {
+    std::lock_guard lock(mutex_);
+    started_.notify_all();
+  }
   // Throws the first error that any operation has met: after one, the rank cannot go on.
   void rethrow_error();
   // No operation was given up unfinished or has failed: the transport is in order.
@@ -44,6 +59,9 @@ class Engine {
   std::atomic<bool> failed_{false};
   std::atomic<bool> abandoned_{false};
   std::atomic<int> num_active_{0};
+  std::atomic<int> num_waiting_{0};
+  std::condition_variable started_;
+  bool sleeping_ = false;
 };
 
 class PlannedCommunicator : public Communicator {

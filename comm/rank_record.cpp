@@ -25,13 +25,13 @@ std::string RankBody::place() const {
   return place;
 }
 
+// A sequence lock. Whoever reads a new word also sees that the version has become odd.
 void RankRecord::write(const RankBody& body) {
   uint64_t words[kWords];
   std::memcpy(words, &body, sizeof body);
   const uint64_t version = version_.load(std::memory_order_relaxed);
   version_.store(version | 1, std::memory_order_relaxed);
-  std::atomic_thread_fence(std::memory_order_release);
-  for (size_t i = 0; i < kWords; ++i) words_[i].store(words[i], std::memory_order_relaxed);
+  for (size_t i = 0; i < kWords; ++i) words_[i].store(words[i], std::memory_order_release);
   version_.store((version | 1) + 1, std::memory_order_release);
 }
 
@@ -39,8 +39,7 @@ RankBody RankRecord::read() const {
   uint64_t words[kWords];
   for (int attempt = 0; attempt < 1000; ++attempt) {
     const uint64_t before = version_.load(std::memory_order_acquire);
-    for (size_t i = 0; i < kWords; ++i) words[i] = words_[i].load(std::memory_order_relaxed);
-    std::atomic_thread_fence(std::memory_order_acquire);
+    for (size_t i = 0; i < kWords; ++i) words[i] = words_[i].load(std::memory_order_acquire);
     if ((before & 1) == 0 && version_.load(std::memory_order_relaxed) == before) break;
   }
   RankBody body;

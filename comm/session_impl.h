@@ -11,6 +11,7 @@
 #include "comm/launcher.h"
 #include "comm/mpi_session.h"
 #include "comm/planned_communicator.h"
+#include "comm/pump.h"
 #include "comm/rank_reporter.h"
 #include "comm/stop_signals.h"
 #include "comm/watchdog.h"
@@ -52,6 +53,7 @@ struct MpiSession::Impl {
   std::optional<Watchdog> watchdog;  // where there is a launcher
   Engine engine;
   std::unique_ptr<Communicator> world;
+  std::optional<Pump> pump;  // where there are other ranks
 
   int rank = 0, size = 1, local_rank = 0, local_size = 1, node_count = 1;
   bool mpi = false;           // initialised and not finalised

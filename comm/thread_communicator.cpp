@@ -22,6 +22,7 @@ constexpr auto kLookEvery = std::chrono::milliseconds(10);
 // What the ranks of one run_threads share.
 struct Team {
   Team(int n, double timeout) : size(n), timeout_seconds(timeout), records(static_cast<size_t>(n)) {
+    reporters.resize(static_cast<size_t>(n));
     for (int r = 0; r < n; ++r)
       observers.emplace_back(fmt::format("rank {}", r), std::max(0.1, timeout / 4));
   }
@@ -45,6 +46,7 @@ struct Team {
     last_look = now;
     std::vector<Observation> seen;
     for (size_t r = 0; r < records.size(); ++r) {
+      if (reporters[r]) reporters[r]->beat();  // nobody else copies a rank's ticks
       observers[r].look(sight(records[r]), now);
       seen.push_back(observers[r].observation());
       seen.back().silent_seconds = 0;  // threads have no heartbeat of their own
@@ -59,6 +61,7 @@ struct Team {
   std::vector<RankRecord> records;
   std::mutex mutex;
   std::vector<RankObserver> observers;
+  std::vector<RankReporter*> reporters;  // null before and after the rank's work
   RankObserver::Clock::time_point last_look{};
   std::string verdict;
   std::atomic<bool> failed{false};
@@ -69,7 +72,10 @@ struct Team {
 class ThreadReporter final : public RankReporter {
  public:
   ThreadReporter(Team& team, int rank)
-      : RankReporter(team.records[static_cast<size_t>(rank)], rank), team_(team) {}
+      : RankReporter(team.records[static_cast<size_t>(rank)], rank), team_(team), rank_(rank) {
+    register_as(this);
+  }
+  ~ThreadReporter() override { register_as(nullptr); }
 
   void check_wait(int missing) override {
     RankReporter::check_wait(missing);
@@ -86,7 +92,13 @@ class ThreadReporter final : public RankReporter {
   std::string name_of(int world_rank) override { return fmt::format("rank {}", world_rank); }
 
  private:
+  void register_as(RankReporter* reporter) {
+    std::lock_guard lock(team_.mutex);
+    team_.reporters[static_cast<size_t>(rank_)] = reporter;
+  }
+
   Team& team_;
+  const int rank_;
 };
 
 class MailboxTransport final : public Transport {

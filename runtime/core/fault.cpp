@@ -39,12 +39,6 @@ int parse_number(std::string_view text, std::string_view whole) {
   return value;
 }
 
-// The signal's default action, whatever handlers are set.
-void die_by(int signal) {
-  ::signal(signal, SIG_DFL);
-  ::raise(signal);
-}
-
 void strike(FaultKind kind) {
   switch (kind) {
     case FaultKind::hang:
@@ -62,8 +56,7 @@ void strike(FaultKind kind) {
       ::raise(SIGSEGV);
       return;
     case FaultKind::abort:
-      die_by(SIGABRT);
-      return;
+      std::abort();
     case FaultKind::exit:
       std::exit(3);
     case FaultKind::exit0:

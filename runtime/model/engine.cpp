@@ -168,10 +168,6 @@ void Engine::step(State& state, std::span<const layout::SequenceExtent> extents,
         positions.push_back(p);
       }
     }
-  for (int s = 0; s < layout.num_sequences(); ++s)
-    state.cache.reserve(s, layout.block(rank, layout::Half::prev, s).length +
-                               layout.block(rank, layout::Half::next, s).length);
-
   state.attention.begin_step(layout, state.ownership);
   if (state.sink != nullptr) state.sink->begin_step(layout, rank);
   const Tensor hidden =

@@ -23,6 +23,10 @@ void barrier_holds(Communicator& comm, uint64_t seed, int repeats);
 void overlapping(Communicator& comm, uint64_t seed, int repeats);
 // Messages of `bytes` bytes each way, checked at the ends and at steps between.
 void large(Communicator& comm, int64_t bytes);
+// What was started arrives while nobody waits or tests.
+void arrives_meanwhile(Communicator& comm, int64_t bytes);
+// Small exchanges, several under way, one after the other without a pause.
+void storm(Communicator& comm, uint64_t seed, int exchanges);
 void traffic_counts(Communicator& comm);
 
 using Split = std::function<std::unique_ptr<Communicator>(int color, int key)>;

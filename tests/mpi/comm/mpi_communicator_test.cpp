@@ -1,5 +1,8 @@
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+#include <memory>
+
 #include "tests/support/communicator_cases.h"
 #include "tests/support/mpi_main.h"
 
@@ -37,9 +40,38 @@ TEST(MpiCommunicator, Traffic) {
 TEST(MpiCommunicator, MessageOfManyChunks) {
   cases::large(world(), (int64_t{90} << 20) + 12345);
 }
+TEST(MpiCommunicator, ArrivesMeanwhile) {
+  cases::arrives_meanwhile(world(), 100);
+  cases::arrives_meanwhile(world(), int64_t{40} << 20);
+}
 TEST(MpiCommunicator, Split) {
   auto split = [](int color, int key) { return testing_support::session().split(color, key); };
   cases::split_groups(world(), split, 8);
+}
+
+// Exchanges without a pause: none may get stuck.
+TEST(MpiCommunicator, TenThousandExchanges) {
+  cases::storm(world(), 9, 10000);
+}
+
+TEST(MpiCommunicator, MoreThan2To31Bytes) {
+  if (world().size() != 2) return;
+  const int64_t bytes = (int64_t{1} << 31) + 12345;
+  if (world().rank() == 0) {
+    // Pages that nobody writes take no memory.
+    auto* data = static_cast<char*>(std::calloc(static_cast<size_t>(bytes), 1));
+    ASSERT_NE(data, nullptr);
+    data[0] = 1;
+    data[bytes - 1] = 2;
+    world().send_recv(data, bytes, 1, nullptr, 0, -1, {"huge"});
+    std::free(data);
+  } else {
+    std::unique_ptr<char[]> data(new char[static_cast<size_t>(bytes)]);
+    world().send_recv(nullptr, 0, -1, data.get(), bytes, 0, {"huge"});
+    EXPECT_EQ(data[0], 1);
+    EXPECT_EQ(data[static_cast<size_t>(bytes) - 1], 2);
+    EXPECT_EQ(data[static_cast<size_t>(bytes) / 2], 0);
+  }
 }
 
 }  // namespace
