@@ -14,6 +14,9 @@ namespace longhaul::attention {
 namespace {
 
 constexpr int64_t kCopyRows = 256;  // tokens a copying task takes
+// Queries whose partial result over received keys is held at once: bounds that second result's
+// memory, and is enough for a backend to reuse each packed key tile many times.
+constexpr int64_t kRemoteRows = 4096;
 constexpr std::array<std::string_view, 1> kStrategyNames = {"allgather"};
 
 using Clock = std::chrono::steady_clock;
@@ -34,6 +37,13 @@ struct CopyTask {
 struct RowRange {
   int64_t begin = 0;
   int64_t count = 0;
+};
+
+// Queries that see received keys, some consecutive rows of them at a time.
+struct RemoteGroup {
+  RowRange rows;                 // local rows from the first query to the last
+  std::vector<WorkItem> items;   // q_row counts from rows.begin
+  std::vector<RowRange> merged;  // rows of the items, counted from rows.begin
 };
 
 void append_range(std::vector<RowRange>& ranges, int64_t begin, int64_t count) {
@@ -79,8 +89,9 @@ struct ContextParallelAttention::Impl {
   // Of the step.
   int64_t local_rows = -1;
   std::vector<WorkItem> items;                       // both halves of every sequence
-  std::vector<WorkItem> remote_items;                // those that see received keys
-  std::vector<RowRange> merged_rows, unmerged_rows;  // rows with and without remote_items
+  std::vector<RemoteGroup> remote;                   // those that see received keys
+  std::vector<RowRange> unmerged_rows;               // rows of the others
+  int64_t remote_rows = 0;                           // of the largest group
   std::vector<std::vector<layout::KvRun>> own_runs;  // [num_sequences], empty without queries
   std::vector<CopyTask> store_tasks, pack_tasks;
   layout::ExchangePlan plan;
@@ -168,21 +179,40 @@ void ContextParallelAttention::Impl::begin_step(const layout::BatchLayout& layou
   plan_remote();
 }
 
-// Which queries see received keys; the others need no second call and no merge.
+// Which queries see received keys; the others need no second call and no merge. A
+// long item is cut: its parts are items of their own, each with the keys up to its own end.
 void ContextParallelAttention::Impl::plan_remote() {
   std::vector<int64_t> first(own_runs.size(), std::numeric_limits<int64_t>::max());
   for (const std::vector<layout::KvPiece>& pieces : plan.recv)
     for (const layout::KvPiece& p : pieces)
       first[static_cast<size_t>(p.sequence)] =
           std::min(first[static_cast<size_t>(p.sequence)], p.position);
-  remote_items.clear();
-  merged_rows.clear();
+  // The vendor contract takes whole halves.
+  const int64_t most = options.two_calls ? std::numeric_limits<int64_t>::max() : kRemoteRows;
+  remote.clear();
   unmerged_rows.clear();
   for (const WorkItem& w : items) {
-    const bool sees = first[static_cast<size_t>(w.sequence)] < w.kv_length;
-    if (sees) remote_items.push_back(w);
-    append_range(sees ? merged_rows : unmerged_rows, w.q_row, w.q_length);
+    if (first[static_cast<size_t>(w.sequence)] >= w.kv_length) {
+      append_range(unmerged_rows, w.q_row, w.q_length);
+      continue;
+    }
+    for (int64_t done = 0; done < w.q_length;) {
+      if (remote.empty() || w.q_row + done + 1 - remote.back().rows.begin > most) {
+        remote.emplace_back();
+        remote.back().rows.begin = options.two_calls ? 0 : w.q_row + done;
+      }
+      RemoteGroup& group = remote.back();
+      const int64_t row = w.q_row + done - group.rows.begin;
+      const int64_t count = std::min(w.q_length - done, most - row);
+      group.items.push_back(
+          {w.sequence, row, count, w.q_position + done, w.q_position + done + count});
+      append_range(group.merged, row, count);
+      group.rows.count = options.two_calls ? local_rows : row + count;
+      done += count;
+    }
   }
+  remote_rows = 0;
+  for (const RemoteGroup& group : remote) remote_rows = std::max(remote_rows, group.rows.count);
 }
 
 void ContextParallelAttention::Impl::store(int layer, ConstTensorView k, ConstTensorView v) {
@@ -296,14 +326,23 @@ void ContextParallelAttention::Impl::run(int layer, ConstTensorView q, ConstTens
 
   enter("attention of received kv", layer);
   compute = Clock::now();
-  if (!remote_items.empty()) {
-    const TensorView far_out = scratch(partial_out[1], acc, out.shape, MemoryUse::activations);
-    const TensorView far_lse = scratch(partial_lse[1], acc, lse_shape, MemoryUse::activations);
-    attend(remote_items, received_segments, q, k.shape[1], scale, far_out, far_lse);
-    for (const RowRange& r : merged_rows)
-      merge_partials({own_out.row_range(r.begin, r.count), own_lse.row_range(r.begin, r.count)},
-                     {far_out.row_range(r.begin, r.count), far_lse.row_range(r.begin, r.count)},
-                     out.row_range(r.begin, r.count), own_lse.row_range(r.begin, r.count), pool);
+  if (!remote.empty()) {
+    const TensorView all_out = scratch(
+        partial_out[1], acc, {remote_rows, out.shape[1], out.shape[2]}, MemoryUse::activations);
+    const TensorView all_lse =
+        scratch(partial_lse[1], acc, {remote_rows, q.shape[1]}, MemoryUse::activations);
+    for (const RemoteGroup& group : remote) {
+      const TensorView far_out = all_out.row_range(0, group.rows.count);
+      const TensorView far_lse = all_lse.row_range(0, group.rows.count);
+      attend(group.items, received_segments, q.row_range(group.rows.begin, group.rows.count),
+             k.shape[1], scale, far_out, far_lse);
+      for (const RowRange& r : group.merged) {
+        const int64_t row = group.rows.begin + r.begin;
+        merge_partials({own_out.row_range(row, r.count), own_lse.row_range(row, r.count)},
+                       {far_out.row_range(r.begin, r.count), far_lse.row_range(r.begin, r.count)},
+                       out.row_range(row, r.count), own_lse.row_range(row, r.count), pool);
+      }
+    }
   }
   for (const RowRange& r : unmerged_rows)
     store_rounded(own_out.row_range(r.begin, r.count), out.row_range(r.begin, r.count), pool);
