@@ -20,6 +20,9 @@ constexpr double kStopGraceSeconds = 8.0;
 // A rank with a higher number leaves the first word to the lowest that failed, for this long.
 constexpr double kDeferSeconds = 0.5;
 
+// Between the hosts' turns to speak, when there are several.
+constexpr double kTurnSeconds = 0.5;
+
 uint64_t hash_of(const std::string& text) {
   uint64_t h = 0xcbf29ce484222325u;
   for (const char c : text) h = (h ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
@@ -42,8 +45,13 @@ int MpiSession::Impl::report(std::exception_ptr error) {
     return code;
   }
   const std::string place = reporter.body().place();
-  // A verdict on a peer is news at once; it names who and where itself.
-  if (failure.code == ExitCode::peer_lost) end.end(code, failure.message + watchdog->consequence());
+  if (failure.code == ExitCode::peer_lost) {
+    // News at once, which names who and where itself. Several hosts may find it together: in turn.
+    const auto found = Clock::now();
+    while (seconds_since(found) < kTurnSeconds * host_index && table.header().ending.load() == 0)
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    end.end(code, failure.message + watchdog->consequence());
+  }
   reporter.set_failed(code, hash_of(failure.message), !mpi || engine.clean());
   watchdog->kick();
   const auto start = Clock::now();

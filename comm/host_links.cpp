@@ -13,8 +13,9 @@ namespace {
 constexpr int kTag = 1;
 
 struct Head {
+  HostLinks::News news;
   int32_t bye = 0;
-  int32_t stop_signal = 0;
+  int32_t unused = 0;
 };
 
 size_t message_bytes(const HostLinks::Host& host) {
@@ -63,7 +64,8 @@ bool HostLinks::take(Peer& peer) {
   if (!done) return false;
   Head head;
   std::memcpy(&head, peer.in.data(), sizeof head);
-  if (head.stop_signal != 0) stop_signal_ = head.stop_signal;
+  if (head.news.stop_signal != 0) news_.stop_signal = head.news.stop_signal;
+  if (head.news.ending != 0) news_.ending = head.news.ending;
   for (size_t i = 0; i < hosts_[peer.host].ranks.size(); ++i) {
     Sighting sighting;
     std::memcpy(static_cast<void*>(&sighting), peer.in.data() + sizeof head + i * sizeof(Sighting),
@@ -96,18 +98,20 @@ bool HostLinks::send(Peer& peer, bool bye) {
   return true;
 }
 
-void HostLinks::beat(const std::vector<Sighting>& local, int stop_signal) {
+bool HostLinks::beat(const std::vector<Sighting>& local, const News& news) {
   LH_CHECK(sizeof(Head) + local.size() * sizeof(Sighting) == message_.size(), "{} ranks",
            local.size());
   std::unique_lock lock(mutex_, std::try_to_lock);
-  if (!lock.owns_lock()) return;
-  const Head head{0, stop_signal};
+  if (!lock.owns_lock()) return false;
+  Head head;
+  head.news = news;
   std::memcpy(message_.data(), &head, sizeof head);
   std::memcpy(message_.data() + sizeof head, local.data(), local.size() * sizeof(Sighting));
   for (Peer& peer : peers_) {
     while (take(peer)) continue;
     send(peer, false);
   }
+  return true;
 }
 
 bool HostLinks::close(double seconds) {

@@ -23,11 +23,16 @@ class HostLinks {
   HostLinks(const HostLinks&) = delete;
   HostLinks& operator=(const HostLinks&) = delete;
 
-  // Sends this host's records and takes in what has come. Does nothing while the mutex is taken.
-  void beat(const std::vector<Sighting>& local, int stop_signal);
+  struct News {
+    int32_t stop_signal = 0;  // a rank was told to stop
+    int32_t ending = 0;       // a rank has spoken, and ends the job with this exit code
+  };
+  // Sends this host's records and takes in what has come. False, and nothing is done, while the
+  // mutex is taken.
+  bool beat(const std::vector<Sighting>& local, const News& news);
   // The last that was heard, by world rank; absent before the first.
   const std::vector<Sighting>& remote() const { return remote_; }
-  int stop_signal() const { return stop_signal_; }
+  const News& news() const { return news_; }
   int self() const { return self_; }
   const std::vector<Host>& hosts() const { return hosts_; }
   // After all ranks have agreed to end: a last message each way. Returns false when a leader does
@@ -47,7 +52,7 @@ class HostLinks {
   std::vector<Peer> peers_;
   std::vector<Sighting> remote_;
   std::vector<std::byte> message_;
-  int stop_signal_ = 0;
+  News news_;
 };
 
 struct HostLinks::Peer {

@@ -12,6 +12,9 @@ namespace {
 // How long MPI_Abort, or another rank of this host that ends the job, may take.
 constexpr auto kPatience = std::chrono::milliseconds(1500);
 
+// Two beats of the leaders at least (comm/watchdog.cpp).
+constexpr auto kSpread = std::chrono::milliseconds(400);
+
 void exit_later(int exit_code) {
   std::thread([exit_code] {
     std::this_thread::sleep_for(kPatience);
@@ -28,7 +31,12 @@ void print_line(const std::string& line) {
 
 void JobEnd::end(int exit_code, const std::string& line) {
   if (!table_.claim_ending(exit_code)) follow(exit_code);
+  speak(exit_code, line);
+}
+
+void JobEnd::speak(int exit_code, const std::string& line) {
   print_line(line);
+  if (several_hosts_.load()) std::this_thread::sleep_for(kSpread);
   if (mpi_usable_.load()) {
     exit_later(exit_code);
     MPI_Abort(MPI_COMM_WORLD, exit_code);

@@ -124,6 +124,7 @@ void MpiSession::Impl::gather_places() {
   node_count = static_cast<int>(nodes.size());
   const auto num_tables = static_cast<int>(tables.size());
   const size_t own = index_of_table.at(mine.table);
+  host_index = own == 0 ? 0 : 1;
   std::unique_ptr<HostLinks> links;
   if (num_tables > 1) {
     // The table's slots are its ranks in order, and the leaders' ranks the order of the tables.

@@ -56,6 +56,7 @@ struct MpiSession::Impl {
   std::optional<Pump> pump;  // where there are other ranks
 
   int rank = 0, size = 1, local_rank = 0, local_size = 1, node_count = 1;
+  int host_index = 0;         // 0: of rank 0; 1: any other
   bool mpi = false;           // initialised and not finalised
   bool table_ends = false;    // the host's table, not MPI, tells when all ranks have finalised
   bool all_failed = false;    // every rank is on its way out with the same error

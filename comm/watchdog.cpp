@@ -1,6 +1,7 @@
 #include "comm/watchdog.h"
 
 #include <signal.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -17,9 +18,13 @@ namespace longhaul::comm {
 namespace {
 
 using Seconds = std::chrono::duration<double>;
-constexpr double kFartherSeconds = 1.0;  // ranks of other hosts get this much more
-constexpr double kMpiSeconds = 30.0;     // MPI_Init and MPI_Finalize with every rank in them
-constexpr double kStopSeconds = 10.0;    // from a signal to stop until a rank must be at an end
+// See "how the time runs" in the header.
+constexpr double kFartherSeconds = 3.0;
+constexpr double kLaterLeaderSeconds = 1.5;
+constexpr double kUnheardSeconds = 1.5;
+constexpr double kUnheardLaterSeconds = 2.5;
+constexpr double kMpiSeconds = 30.0;   // MPI_Init and MPI_Finalize with every rank in them
+constexpr double kStopSeconds = 10.0;  // from a signal to stop until a rank must be at an end
 
 double beat_seconds(double deadline) {
   return deadline > 0 ? std::clamp(deadline / 20, 0.02, 0.2) : 0.2;
@@ -67,6 +72,7 @@ void Watchdog::set_world(const std::vector<std::string>& names, int num_hosts,
   options_.launcher.size = static_cast<int>(names.size());
   num_hosts_ = num_hosts;
   links_ = std::move(links);
+  end_.set_several_hosts(num_hosts > 1);
   remote_.clear();
   if (!links_) return;
   for (const std::string& name : names)
@@ -76,9 +82,10 @@ void Watchdog::set_world(const std::vector<std::string>& names, int num_hosts,
 void Watchdog::close_links() {
   std::lock_guard lock(mutex_);
   links_closed_ = true;
+  end_.set_several_hosts(false);
   if (!links_) return;
   const double patience = options_.deadline_seconds > 0 ? options_.deadline_seconds : 60;
-  if (!links_->close(patience + kFartherSeconds))
+  if (!links_->close(patience + kLaterLeaderSeconds))
     end_.end(static_cast<int>(ExitCode::peer_lost),
              fmt::format("a leader of another host did not answer at the end of the run for {:g} s",
                          patience));
@@ -151,21 +158,38 @@ void Watchdog::beat(RankObserver::Clock::time_point now) {
     // The launcher has seen it too, and knows its exit status: give it the time to act on that.
     if (table_.claim_ending(static_cast<int>(ExitCode::peer_lost))) {
       print_line(*dead + consequence());
+      if (links_ && !links_closed_) exchange(local);
       end_.follow(static_cast<int>(ExitCode::peer_lost));
     }
     return;
+  }
+  const RankState state = reporter_.body().state;
+  if (stop_signal() != 0 && (state == RankState::in_init || state == RankState::in_finalize)) {
+    // MPI will not return to look at the signal. It may be the launcher's, which ends us for a
+    // fault that is not seen from here, on another host or before a rank came: those who know have
+    // spoken.
+    constexpr int kCode = static_cast<int>(ExitCode::stopped);
+    const bool all_here = whole_job_here() && std::none_of(local.begin(), local.end(), [](auto& s) {
+                            return s.body.state == RankState::absent;
+                          });
+    if (all_here) end_.end(kCode, fmt::format("stopped by {}", signal_name(stop_signal())));
+    table_.claim_ending(kCode);
+    _exit(kCode);
   }
   judge_all(local, now);
 }
 
 void Watchdog::exchange(const std::vector<Sighting>& local) {
+  const auto ending = static_cast<int32_t>(table_.header().ending.load());
   try {
-    links_->beat(local, stop_signal());
+    links_->beat(local, {stop_signal(), ending});
   } catch (const Error&) {
     // A connection is broken: the other host's silence will be judged, or the launcher acts.
     return;
   }
-  if (links_->stop_signal() != 0) request_stop(links_->stop_signal());
+  if (links_->news().stop_signal != 0) request_stop(links_->news().stop_signal);
+  // Somebody of another host has spoken: here nobody shall.
+  if (links_->news().ending != 0) table_.claim_ending(links_->news().ending);
   HostTable::Header& header = table_.header();
   uint32_t failed = 0, alike = 0, unclean = 0;
   int lowest = -1;
@@ -208,15 +232,40 @@ Watchdog::Census Watchdog::census() {
   return census;
 }
 
+bool Watchdog::whole_job_here() const {
+  return options_.launcher.size == table_.slots();
+}
+
 double Watchdog::all_wait_seconds() const {
   const double deadline = options_.deadline_seconds;
-  const bool whole_job_here = options_.launcher.size == table_.slots();
   // Inside MPI_Init and MPI_Finalize nobody but MPI knows what it waits for.
-  if (num_hosts_ == 0 || links_closed_)
-    return whole_job_here ? std::max(deadline, kMpiSeconds) : deadline + kFartherSeconds;
+  if (num_hosts_ == 0 || links_closed_) {
+    if (whole_job_here()) return std::max(deadline, kMpiSeconds);
+    bool first_host = false;
+    for (int slot = 0; slot < table_.slots(); ++slot) {
+      const RankBody body = table_.record(slot).read();
+      first_host |= body.state != RankState::absent && body.world_rank == 0;
+    }
+    return deadline + (first_host ? kUnheardSeconds : kUnheardLaterSeconds);
+  }
   if (num_hosts_ == 1) return deadline;
   if (!links_) return std::numeric_limits<double>::infinity();
-  return links_->self() == 0 ? deadline : deadline + kFartherSeconds;
+  return links_->self() == 0 ? deadline : deadline + kLaterLeaderSeconds;
+}
+
+void Watchdog::end_job(const std::vector<Sighting>& local, const std::string& line) {
+  constexpr int kCode = static_cast<int>(ExitCode::peer_lost);
+  if (!table_.claim_ending(kCode)) end_.follow(kCode);
+  // This thread is the one that would tell the other hosts.
+  if (links_ && !links_closed_) {
+    try {
+      for (int attempt = 0; attempt < 50 && !links_->beat(local, {stop_signal(), kCode}); ++attempt)
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    } catch (const Error&) {
+      // They find out by themselves.
+    }
+  }
+  end_.speak(kCode, line);
 }
 
 void Watchdog::judge_all(const std::vector<Sighting>& local, RankObserver::Clock::time_point now) {
@@ -233,9 +282,10 @@ void Watchdog::judge_all(const std::vector<Sighting>& local, RankObserver::Clock
         const auto r = static_cast<size_t>(rank);
         remote_[r].look(links_->remote()[r], now);
         seen.push_back(remote_[r].observation());
-        seen.back().silent_seconds -= kFartherSeconds;
-        if (seen.back().body.state == RankState::computing)
-          seen.back().idle_seconds -= kFartherSeconds;
+        Observation& o = seen.back();
+        if (o.body.state == RankState::absent) o.body.state = RankState::in_init;  // not heard yet
+        if (host.ranks.size() > 1) o.silent_seconds -= kFartherSeconds;
+        if (o.body.state == RankState::computing) o.idle_seconds -= kFartherSeconds;
       }
     }
   }
@@ -244,9 +294,8 @@ void Watchdog::judge_all(const std::vector<Sighting>& local, RankObserver::Clock
   options.deadline_seconds = options_.deadline_seconds;
   options.all_wait_seconds = all_wait_seconds();
   options.whole_job = num_hosts_ != 0 && !links_closed_;
-  if (options_.launcher.size == table_.slots()) options.whole_job = true;
-  if (const auto verdict = judge(seen, options))
-    end_.end(static_cast<int>(ExitCode::peer_lost), verdict->message + consequence());
+  if (whole_job_here()) options.whole_job = true;
+  if (const auto verdict = judge(seen, options)) end_job(local, verdict->message + consequence());
 }
 
 }  // namespace longhaul::comm

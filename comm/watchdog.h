@@ -10,8 +10,11 @@
 // then the other hosts end the job and say that it was a rank of another host.
 //
 // How the time runs. From a rank's last sign, seen by a watcher that was itself awake: a pause of
-// the watcher counts as at most a quarter of the deadline. Ranks of another host get a second more,
-// so that those who are nearer speak first.
+// the watcher counts as at most a quarter of the deadline. Those who are nearest to the culprit
+// speak first, and the others get some time more, in which they learn that the job is ending:
+// ranks of another host that have neighbours or a helper thread to speak for them 3 s; the leaders
+// after the first, when all wait, 1.5 s. Inside MPI_Init and MPI_Finalize over several hosts,
+// where nobody learns of anything, a host without evidence waits 1.5 s more (rank 0's) or 2.5 s.
 
 #include <atomic>
 #include <condition_variable>
@@ -69,7 +72,9 @@ class Watchdog {
   void beat(RankObserver::Clock::time_point now);
   void exchange(const std::vector<Sighting>& local);
   void judge_all(const std::vector<Sighting>& local, RankObserver::Clock::time_point now);
+  bool whole_job_here() const;  // every rank of the job has a slot in this host's table
   double all_wait_seconds() const;
+  [[noreturn]] void end_job(const std::vector<Sighting>& local, const std::string& line);
   std::string name_of_slot(int slot, const RankBody& body) const;
   std::optional<std::string> dead_in_slot(int slot) const;
 

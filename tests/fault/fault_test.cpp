@@ -8,6 +8,7 @@
 #include <atomic>
 #include <map>
 #include <mutex>
+#include <ostream>
 #include <string>
 #include <thread>
 #include <vector>
@@ -35,6 +36,10 @@ struct Case {
   double seconds;                 // more than a healthy job
   int signal = 0;
 };
+
+void PrintTo(const Case& c, std::ostream* out) {
+  *out << c.name;
+}
 
 std::string culprit(int rank) {
   return "longhaul: rank " + std::to_string(rank) + " (host ";
