@@ -58,7 +58,7 @@ int run_ranks(const RunOptions& o, comm::MpiSession& session) {
   RunSummary summary;
   model::Decoder decoder = load_decoder(inputs, o, pool, progress, summary.load_seconds);
 
-  RunDump dump(o, inputs, grid, choice.backend->name(), world);
+  RunDump dump(o, inputs, grid, choice.backend->name(), world, progress);
   model::EngineOptions engine_options{o.layout_kind, {o.strategy_kind, o.two_calls},
                                       o.chunk,       o.page_size,
                                       o.generate,    o.stop_at_eos};

@@ -30,9 +30,9 @@ std::vector<std::string> gather_texts(comm::Communicator& comm, const std::strin
 }  // namespace
 
 RunDump::RunDump(const RunOptions& options, const RunInputs& inputs,
-                 const layout::ProcessGrid& grid, std::string_view backend,
-                 comm::Communicator& world)
-    : options_(options), world_(world) {
+                 const layout::ProcessGrid& grid, std::string_view backend, comm::Communicator& world,
+                 Progress& progress)
+    : options_(options), world_(world), progress_(progress) {
   if (options.dump.empty()) return;
   if (world.rank() == 0) io::prepare_dump_directory(options.dump, options.force);
   world.barrier({"dump folder made"});
@@ -48,11 +48,12 @@ RunDump::RunDump(const RunOptions& options, const RunInputs& inputs,
   for (const io::Prompt& p : inputs.prompts)
     info_.prompts.push_back({p.id, static_cast<int64_t>(p.tokens.size())});
   dump_ = std::make_unique<io::HdfDump>(options.dump, world.rank(), world.size(),
-                                        options.dump_filters, info_);
+                                        options.dump_filters, info_, &progress);
 }
 
 int64_t RunDump::close() {
   if (!dump_) return 0;
+  progress_.enter("close dump");
   const std::vector<std::string> parts = gather_texts(world_, dump_->close());
   const int64_t bytes = dump_->bytes_written();
   if (world_.rank() == 0) io::finalize_manifest(options_.dump, info_, options_.dump_filters, parts);

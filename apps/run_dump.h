@@ -7,6 +7,7 @@
 #include "apps/run_inputs.h"
 #include "apps/run_options.h"
 #include "comm/communicator.h"
+#include "runtime/core/progress.h"
 #include "runtime/io/dump.h"
 #include "runtime/layout/process_grid.h"
 
@@ -16,7 +17,7 @@ class RunDump {
  public:
   // Collective. Does nothing without --dump.
   RunDump(const RunOptions& options, const RunInputs& inputs, const layout::ProcessGrid& grid,
-          std::string_view backend, comm::Communicator& world);
+          std::string_view backend, comm::Communicator& world, Progress& progress);
 
   io::ActivationSink* sink() { return dump_.get(); }  // null without --dump
   // Collective: publishes the rank files, then the manifest. Returns bytes written by this rank.
@@ -25,6 +26,7 @@ class RunDump {
  private:
   const RunOptions& options_;
   comm::Communicator& world_;
+  Progress& progress_;
   io::DumpInfo info_;
   std::unique_ptr<io::HdfDump> dump_;
 };
