@@ -80,6 +80,27 @@ int MpiSession::Impl::report(std::exception_ptr error) {
   return code;
 }
 
+int report_outside_session(std::exception_ptr error) {
+  const Failure failure = explain(error);
+  const int code = static_cast<int>(failure.code);
+  const Launcher launcher = find_launcher();
+  if (!launcher.launched) {
+    print_line(failure.message);
+    return code;
+  }
+  // The first of each host speaks; the table is kept until its neighbours have come too.
+  HostTable table(launcher);
+  uint32_t none = 0;
+  const auto value = static_cast<uint32_t>(code);
+  if (table.header().ending.compare_exchange_strong(none, value)) {
+    const bool host_of_rank_0 = launcher.rank <= launcher.local_rank;
+    if (!host_of_rank_0) std::this_thread::sleep_for(std::chrono::seconds(1));
+    print_line(failure.message);
+  }
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  return code;
+}
+
 int run_guarded(MpiSession& session, const std::function<int()>& body) {
   try {
     return body();

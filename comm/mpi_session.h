@@ -8,6 +8,7 @@
 // alone.
 
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <string>
@@ -52,6 +53,11 @@ class MpiSession {
   friend int run_guarded(MpiSession& session, const std::function<int()>& body);
   std::unique_ptr<Impl> impl_;
 };
+
+// For errors outside a session (a wrong option): prints `longhaul: MESSAGE` and returns the exit
+// code. Under a launcher every rank comes here with the same error, so one of a host speaks, and
+// one of another host than rank 0's only when the job has not ended a second later.
+int report_outside_session(std::exception_ptr error);
 
 // Runs the work of a rank: returns body()'s exit code, or, when it throws, ends every rank with
 // the error's exit code and one line on stderr: `longhaul: MESSAGE` when all ranks fail alike,

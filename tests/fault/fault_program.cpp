@@ -6,7 +6,8 @@
 // MODE: run (default); early (rank 1 ends its session before the others are done); mismatch (rank 1
 // is in another operation); sizes (rank 1 sends another size); all_fail (every rank cannot read the
 // same file); one_fails (rank 1 alone cannot); slow (each step takes longer than the deadline, with
-// ticks); forever (until a signal); destructor (rank 1 lets go of a request that nobody answers).
+// ticks); usage (every rank refuses the command line before a session); forever (until a signal);
+// destructor (rank 1 lets go of a request that nobody answers).
 
 #include <unistd.h>
 
@@ -88,6 +89,7 @@ int work(MpiSession& session, const std::string& mode, double timeout) {
 int run(int argc, char** argv) {
   const double timeout = argc > 1 ? std::atof(argv[1]) : 60;
   const std::string mode = argc > 2 ? argv[2] : "run";
+  if (mode == "usage") fail(ExitCode::usage, "unknown option --tiemout");
   SessionOptions options;
   options.timeout_seconds = timeout;
   MpiSession session(&argc, &argv, options);
@@ -101,8 +103,6 @@ int main(int argc, char** argv) {
   try {
     return longhaul::comm::run(argc, argv);
   } catch (...) {
-    const auto failure = longhaul::comm::explain(std::current_exception());
-    std::fprintf(stderr, "longhaul: %s\n", failure.message.c_str());
-    return static_cast<int>(failure.code);
+    return longhaul::comm::report_outside_session(std::current_exception());
   }
 }

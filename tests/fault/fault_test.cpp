@@ -133,6 +133,7 @@ std::vector<Case> all_cases() {
   cases.push_back({"error_in_destructor", 4, "destructor", "", 70, {"ranks disagree", "lost"}, 2});
   cases.push_back(
       {"all_fail_alike", 4, "all_fail", "", 4, {"longhaul: cannot read model.safetensors"}, 2});
+  cases.push_back({"wrong_option", 4, "usage", "", 2, {"longhaul: unknown option --tiemout"}, 2});
   cases.push_back({"one_fails",
                    4,
                    "one_fails",

@@ -3,10 +3,7 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdio>
 #include <exception>
-
-#include "comm/fatal.h"
 
 namespace {
 longhaul::comm::MpiSession* open_session = nullptr;
@@ -32,8 +29,6 @@ int main(int argc, char** argv) {
     }
     return longhaul::comm::run_guarded(session, [] { return RUN_ALL_TESTS(); });
   } catch (...) {
-    const auto failure = longhaul::comm::explain(std::current_exception());
-    std::fprintf(stderr, "longhaul: %s\n", failure.message.c_str());
-    return static_cast<int>(failure.code);
+    return longhaul::comm::report_outside_session(std::current_exception());
   }
 }
