@@ -3,7 +3,7 @@
 # batch on 4 CPU ranks, and the same on 1 rank beside it. Exit 1 if an answer is wrong.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-scripts/setup.sh default
+scripts/setup.sh default longhaul
 
 longhaul=build/default/bin/longhaul
 model=tests/data/needle

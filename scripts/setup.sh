@@ -1,10 +1,25 @@
 #!/usr/bin/env bash
 # Installs what longhaul builds on (Debian 12 or Ubuntu 24.04) and builds it into build/<preset>.
-# usage: scripts/setup.sh [PRESET]        PRESET: default (or ci, debug, asan, tsan)
+# usage: scripts/setup.sh [PRESET [TARGET ...]]        PRESET: default (or ci, debug, asan, tsan)
+# Without a TARGET it builds everything, the tests too; `longhaul` is the command alone.
 # Run by scripts/demo.sh and scripts/test.sh; does nothing that is already done.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 preset=${1:-default}
+targets=("${@:2}")
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+
+# Runs a command whose output only matters when it fails.
+quietly() {
+  local what=$1
+  shift
+  "$@" >"$log" 2>&1 || {
+    cat "$log" >&2
+    echo "longhaul: $what failed (above)" >&2
+    exit 1
+  }
+}
 
 packages=(build-essential cmake ninja-build pkg-config ccache
   libopenmpi-dev openmpi-bin libhdf5-dev hdf5-tools libdnnl-dev libpcre2-dev libutf8proc-dev
@@ -23,15 +38,16 @@ if [ ${#missing[@]} -gt 0 ]; then
   sudo=()
   if [ "$(id -u)" -ne 0 ]; then
     command -v sudo >/dev/null || {
-      echo "longhaul: run this as root, or install first: ${missing[*]}" >&2
+      echo "longhaul: packages are missing and there is no sudo; as root, run this again, or:" >&2
+      echo "  apt-get install -y --no-install-recommends ${missing[*]}" >&2
       exit 2
     }
     sudo=(sudo)
   fi
-  echo "== installing: ${missing[*]}"
-  "${sudo[@]}" apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive \
-    apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+  echo "== installing (some minutes): ${missing[*]}"
+  quietly "reading the package lists" "${sudo[@]}" apt-get update -q
+  quietly "the installation" "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive \
+    apt-get -o DPkg::Lock::Timeout=300 install -y -q --no-install-recommends "${missing[@]}"
 fi
 
 if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then
@@ -43,10 +59,5 @@ fi
 launcher=()
 command -v ccache >/dev/null && launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
 echo "== building preset $preset"
-cmake --preset "$preset" "${launcher[@]}" >build-configure.log 2>&1 || {
-  cat build-configure.log >&2
-  echo "longhaul: the configuration failed (above)" >&2
-  exit 1
-}
-rm -f build-configure.log
-cmake --build --preset "$preset" -j "$(nproc)"
+quietly "the configuration" cmake --preset "$preset" "${launcher[@]}"
+cmake --build --preset "$preset" -j "$(nproc)" ${targets:+--target "${targets[@]}"}
