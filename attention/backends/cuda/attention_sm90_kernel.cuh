@@ -1,0 +1,357 @@
+#pragma once
+// The sm_90a attention kernel. One persistent thread block per multiprocessor: warpgroup 0 feeds
+// shared memory through TMA, the others multiply. docs/performance_gpu.md tells why it is built so.
+
+#include "attention/backends/cuda/attention_sm90_epilogue.cuh"
+#include "attention/backends/cuda/attention_sm90_params.h"
+#include "attention/backends/cuda/attention_sm90_softmax.cuh"
+#include "attention/backends/cuda/ptx.cuh"
+#include "attention/backends/cuda/wgmma.cuh"
+
+namespace longhaul::attention::sm90 {
+
+namespace wgmma = ::longhaul::cuda::wgmma;
+
+// Position in a ring of shared-memory stages; parity flips each time round.
+template <int kStages>
+struct Ring {
+  uint32_t stage = 0;
+  uint32_t parity = 0;
+  __device__ __forceinline__ void advance() {
+    if (++stage == kStages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+};
+
+// Shared-memory addresses of one thread block.
+template <class C>
+struct Smem {
+  uint32_t base;
+  __device__ uint32_t q(uint32_t stage) const { return base + C::kQOffset + stage * C::kQBytes; }
+  __device__ uint32_t k(uint32_t stage) const { return base + C::kKOffset + stage * C::kKBytes; }
+  __device__ uint32_t v(uint32_t stage) const { return base + C::kVOffset + stage * C::kVBytes; }
+  __device__ uint32_t q_full(uint32_t stage) const { return base + C::kBarrierOffset + 16 * stage; }
+  __device__ uint32_t q_empty(uint32_t stage) const { return q_full(stage) + 8; }
+  __device__ uint32_t k_full(uint32_t stage) const { return q_full(C::kQStages + stage); }
+  __device__ uint32_t k_empty(uint32_t stage) const { return k_full(stage) + 8; }
+  __device__ uint32_t v_full(uint32_t stage) const { return k_full(C::kStages + stage); }
+  __device__ uint32_t v_empty(uint32_t stage) const { return v_full(stage) + 8; }
+};
+
+// What the producer tells the consumers about the tile in a query stage.
+struct alignas(16) Slot {
+  int32_t q_row;  // -1: no more work
+  int32_t q_count;
+  int32_t kv_end;
+  int32_t diagonal;
+  int32_t head;
+  int32_t unused[3];
+};
+
+template <class C>
+__device__ __forceinline__ void produce(const Params& params, Smem<C> smem, Slot* slots) {
+  Ring<C::kQStages> q_ring;
+  Ring<C::kStages> k_ring, v_ring;
+  const uint32_t total = params.num_tiles * params.num_heads;
+
+  const auto load_k = [&](int row, int kv_head) {
+    ptx::mbarrier_wait(smem.k_empty(k_ring.stage), k_ring.parity ^ 1);
+    const uint32_t full = smem.k_full(k_ring.stage);
+    ptx::mbarrier_arrive_expect(full, C::kKBytes);
+#pragma unroll
+    for (int slab = 0; slab < C::kD / 64; ++slab) {
+      ptx::tma_load(smem.k(k_ring.stage) + slab * C::kBlockN * 128, &params.k, full, slab * 64,
+                    kv_head, row);
+    }
+    k_ring.advance();
+  };
+  const auto load_v = [&](int row, int kv_head) {
+    ptx::mbarrier_wait(smem.v_empty(v_ring.stage), v_ring.parity ^ 1);
+    const uint32_t full = smem.v_full(v_ring.stage);
+    ptx::mbarrier_arrive_expect(full, C::kVBytes);
+#pragma unroll
+    for (int slab = 0; slab < C::kDv / 64; ++slab) {
+      ptx::tma_load(smem.v(v_ring.stage) + slab * C::kBlockN * 128, &params.v, full, slab * 64,
+                    kv_head, row);
+    }
+    v_ring.advance();
+  };
+
+  uint32_t index = blockIdx.x;
+  while (true) {
+    ptx::mbarrier_wait(smem.q_empty(q_ring.stage), q_ring.parity ^ 1);
+    const uint32_t q_full = smem.q_full(q_ring.stage);
+    Slot& slot = slots[q_ring.stage];
+    if (index >= total) {
+      slot.q_row = -1;
+      ptx::mbarrier_arrive(q_full);
+      break;
+    }
+    // Sections of heads outermost, then tiles longest first, then the heads of the section.
+    const uint32_t section = index / (params.num_tiles * params.heads_per_section);
+    const uint32_t first_head = section * params.heads_per_section;
+    const uint32_t heads = min(params.heads_per_section, params.num_heads - first_head);
+    const uint32_t inside = index - first_head * params.num_tiles;
+    const Tile tile = params.tiles[inside / heads];
+    const int head = static_cast<int>(first_head + inside % heads);
+    const int kv_head = head / static_cast<int>(params.group);
+
+    slot = Slot{tile.q_row, tile.q_count, tile.kv_end, tile.diagonal, head, {}};
+    const int blocks = (tile.kv_end + C::kBlockN - 1) / C::kBlockN;
+    if (blocks == 0) {
+      ptx::mbarrier_arrive(q_full);
+    } else {
+      ptx::mbarrier_arrive_expect(q_full, C::kQBytes);
+#pragma unroll
+      for (int slab = 0; slab < C::kD / 64; ++slab) {
+        ptx::tma_load(smem.q(q_ring.stage) + slab * C::kBlockM * 128, &params.q, q_full, slab * 64,
+                      head, tile.q_row);
+      }
+    }
+    q_ring.advance();
+    // Asked for early: the answer is needed only after this tile's loads.
+    index = atomicAdd(&params.counters->next, 1u) + gridDim.x;
+
+    // K runs one block ahead of V, as the consumers use them; the newest keys come first.
+    for (int block = blocks - 1; block >= 0; --block) {
+      load_k(tile.kv_row + block * C::kBlockN, kv_head);
+      if (block < blocks - 1) load_v(tile.kv_row + (block + 1) * C::kBlockN, kv_head);
+    }
+    if (blocks > 0) load_v(tile.kv_row, kv_head);
+  }
+  // Every block has drawn its last number before it counts itself out.
+  if (atomicInc(&params.counters->finished, gridDim.x - 1) == gridDim.x - 1) {
+    params.counters->next = 0;
+  }
+}
+
+// One consumer warpgroup: 64 query rows of every tile.
+template <class C>
+struct Consumer {
+  Smem<C> smem;
+  int group;  // 0 .. kWarpgroups - 1
+  Ring<C::kStages> k_ring, v_ring;
+  float s[C::kBlockN / 2];
+  float o[C::kDv / 2];
+  uint32_t p[C::kBlockN / 4];
+  uint32_t q[C::kQInRegisters ? C::kD / 4 : 4];
+  RowState rows;
+
+  // One arrival per warp: a warp knows only of its own reads.
+  __device__ __forceinline__ void release(uint32_t empty) {
+    if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(empty);
+  }
+
+  // Enqueues s = q k^T for the block in the current stage of K.
+  __device__ __forceinline__ void issue_scores(uint32_t q_tile) {
+    const uint64_t a = wgmma::descriptor_k_major(q_tile + group * 64 * 128);
+    const uint64_t b = wgmma::descriptor_k_major(smem.k(k_ring.stage));
+#pragma unroll
+    for (int step = 0; step < C::kD / 16; ++step) {
+      const uint32_t a_at = (step / 4 * C::kBlockM * 128 + step % 4 * 32) / 16;
+      const uint32_t b_at = (step / 4 * C::kBlockN * 128 + step % 4 * 32) / 16;
+      if constexpr (C::kQInRegisters) {
+        if (step == 0) {
+          wgmma::Mma<C::kBlockN>::template rs<0, 0>(s, q + 4 * step, b + b_at);
+        } else {
+          wgmma::Mma<C::kBlockN>::template rs<1, 0>(s, q + 4 * step, b + b_at);
+        }
+      } else if (step == 0) {
+        wgmma::Mma<C::kBlockN>::template ss<0>(s, a + a_at, b + b_at);
+      } else {
+        wgmma::Mma<C::kBlockN>::template ss<1>(s, a + a_at, b + b_at);
+      }
+    }
+    wgmma::commit();
+  }
+
+  // Enqueues o += p v for the block in the current stage of V.
+  __device__ __forceinline__ void issue_output() {
+    const uint64_t b = wgmma::descriptor_n_major(smem.v(v_ring.stage), C::kBlockN * 128);
+#pragma unroll
+    for (int step = 0; step < C::kBlockN / 16; ++step) {
+      wgmma::Mma<C::kDv>::template rs<1, 1>(o, p + 4 * step, b + step * (16 * 128 / 16));
+    }
+    wgmma::commit();
+  }
+
+  // Loads this warpgroup's 64 rows of Q into the layout of the A operand.
+  __device__ __forceinline__ void load_q(uint32_t q_tile) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
+    const int row = group * 64 + warp * 16 + lane % 16;
+#pragma unroll
+    for (int step = 0; step < C::kD / 16; ++step) {
+      const int chunk = (step % 4 * 2 + lane / 16) ^ (row % 8);
+      uint32_t r[4];
+      ptx::ldmatrix_x4(r, q_tile + step / 4 * C::kBlockM * 128 + row * 128 + chunk * 16);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) q[4 * step + i] = r[i];
+    }
+  }
+
+  // Rows of V from `first` on belong to nobody this tile may see and may hold NaN: weight 0 does not
+  // silence them, so they are cleared. Each warpgroup clears all of them rather than wait for others.
+  __device__ __forceinline__ void clear_values(int first) {
+    const uint32_t v = smem.v(v_ring.stage);
+    const int thread = threadIdx.x % 128;
+#pragma unroll
+    for (int slab = 0; slab < C::kDv / 64; ++slab) {
+      for (int at = first * 8 + thread; at < C::kBlockN * 8; at += 128) {
+        ptx::store_shared_zero16(v + slab * C::kBlockN * 128 + at * 16);
+      }
+    }
+    ptx::fence_async_proxy();
+    ptx::barrier_sync(1 + C::kWarpgroups + group, 128);
+  }
+
+  __device__ __forceinline__ void my_turn() {
+    if constexpr (C::kPingPong) ptx::barrier_sync(1 + group, 256);
+  }
+  __device__ __forceinline__ void next_turn() {
+    if constexpr (C::kPingPong) {
+      ptx::barrier_arrive(1 + (group + 1 == C::kWarpgroups ? 0 : group + 1), 256);
+    }
+  }
+
+  // All key blocks of one tile, right to left. Scores of block j are multiplied before the output of
+  // block j + 1, so the tensor cores work while the softmax of block j runs.
+  __device__ __forceinline__ void run_tile(const Slot& slot, uint32_t q_tile, uint32_t q_empty,
+                                           float scale_log2) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
+    const int top_row = group * 64;
+    // Last key that rows 0 and 1 of this thread see, and the same for the warpgroup's first row.
+    const int row = top_row + warp * 16 + lane / 4;
+    const int last[2] = {min(row + slot.diagonal, slot.kv_end - 1),
+                         min(row + 8 + slot.diagonal, slot.kv_end - 1)};
+    const int clear_until = min(top_row + slot.diagonal, slot.kv_end - 1);
+    const auto mask = [&](int block) {
+      if ((block + 1) * C::kBlockN - 1 > clear_until) {
+        const int column = block * C::kBlockN + 2 * (lane % 4);
+        const int limit[2] = {last[0] - column, last[1] - column};
+        mask_scores(s, limit);
+      }
+    };
+
+    int block = (slot.kv_end + C::kBlockN - 1) / C::kBlockN - 1;
+    if constexpr (C::kQInRegisters) {
+      load_q(q_tile);
+      release(q_empty);
+    }
+    ptx::mbarrier_wait(smem.k_full(k_ring.stage), k_ring.parity);
+    wgmma::fence();
+    issue_scores(q_tile);
+    wgmma::wait<0>();
+    wgmma::pin(s);
+    release(smem.k_empty(k_ring.stage));
+    k_ring.advance();
+    mask(block);
+    float alpha[2];
+    update_softmax(s, rows, scale_log2, alpha);
+    pack_weights(s, p);
+    const int tail = slot.kv_end - block * C::kBlockN;
+    if (tail < C::kBlockN) {
+      ptx::mbarrier_wait(smem.v_full(v_ring.stage), v_ring.parity);
+      clear_values(tail);
+    }
+
+    if (--block >= 0) ptx::mbarrier_wait(smem.k_full(k_ring.stage), k_ring.parity);
+    for (; block >= 0; --block) {
+      my_turn();
+      wgmma::pin(p);
+      wgmma::pin(o);
+      wgmma::fence();
+      issue_scores(q_tile);
+      ptx::mbarrier_wait(smem.v_full(v_ring.stage), v_ring.parity);
+      wgmma::fence();
+      issue_output();
+      next_turn();
+      wgmma::wait<1>();
+      wgmma::pin(s);
+      release(smem.k_empty(k_ring.stage));
+      k_ring.advance();
+      mask(block);
+      const bool moved = update_softmax(s, rows, scale_log2, alpha);
+      // The assembler would move the wait for the output, which follows, ahead of the softmax, or the
+      // softmax behind it. It moves nothing across the branch of this wait for the next keys, whose
+      // operand hangs on every weight (no sum is negative).
+      if (block > 0) {
+        const uint32_t never = rows.sum[0] + rows.sum[1] < 0.f;
+        ptx::mbarrier_wait(smem.k_full(k_ring.stage), k_ring.parity ^ never);
+      }
+      wgmma::wait<0>();
+      wgmma::pin(o);
+      release(smem.v_empty(v_ring.stage));
+      v_ring.advance();
+      if (moved) rescale(o, alpha);
+      pack_weights(s, p);
+    }
+    if constexpr (!C::kQInRegisters) release(q_empty);
+
+    ptx::mbarrier_wait(smem.v_full(v_ring.stage), v_ring.parity);
+    wgmma::pin(p);
+    wgmma::pin(o);
+    wgmma::fence();
+    issue_output();
+    wgmma::wait<0>();
+    wgmma::pin(o);
+    release(smem.v_empty(v_ring.stage));
+    v_ring.advance();
+  }
+};
+
+template <class C>
+__device__ __forceinline__ void consume(const Params& params, Smem<C> smem, const Slot* slots,
+                                        int group) {
+  Consumer<C> me{smem, group};
+  Ring<C::kQStages> q_ring;
+  // The first warpgroup starts; its turn is handed over once here by the last.
+  if (group == C::kWarpgroups - 1) me.next_turn();
+  while (true) {
+    ptx::mbarrier_wait(smem.q_full(q_ring.stage), q_ring.parity);
+    const Slot slot = slots[q_ring.stage];
+    if (slot.q_row < 0) break;
+#pragma unroll
+    for (int i = 0; i < C::kDv / 2; ++i) me.o[i] = 0.f;
+    me.rows = RowState{};
+    if (slot.kv_end > 0) {
+      me.run_tile(slot, smem.q(q_ring.stage), smem.q_empty(q_ring.stage), params.scale_log2);
+    } else {
+      me.release(smem.q_empty(q_ring.stage));
+    }
+    q_ring.advance();
+    write_rows<C::kDv>(params, me.o, me.rows, slot.q_row, slot.q_count, slot.head, group * 64);
+  }
+}
+
+template <class C>
+__global__ void __launch_bounds__(C::kThreads, 1)
+    attention_kernel(const __grid_constant__ Params params) {
+  extern __shared__ __align__(1024) unsigned char shared[];
+  const Smem<C> smem{ptx::shared_address(shared)};
+  Slot* const slots = reinterpret_cast<Slot*>(shared + (C::kSlotOffset + 15) / 16 * 16);
+
+  if (threadIdx.x == 0) {
+    ptx::prefetch_tensor_map(&params.q);
+    ptx::prefetch_tensor_map(&params.k);
+    ptx::prefetch_tensor_map(&params.v);
+    for (int i = 0; i < C::kQStages + 2 * C::kStages; ++i) {
+      ptx::mbarrier_init(smem.q_full(i), 1);
+      ptx::mbarrier_init(smem.q_empty(i), 4 * C::kWarpgroups);  // one arrival per consumer warp
+    }
+    ptx::fence_mbarrier_init();
+  }
+  __syncthreads();
+
+  const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0);
+  if (warp < 4) {
+    ptx::registers_lower<C::kProducerRegs>();
+    if (threadIdx.x == 0) produce<C>(params, smem, slots);
+  } else {
+    ptx::registers_raise<C::kConsumerRegs>();
+    consume<C>(params, smem, slots, warp / 4 - 1);
+  }
+}
+
+}  // namespace longhaul::attention::sm90
