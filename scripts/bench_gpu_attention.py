@@ -1,13 +1,13 @@
 """Times longhaul's sm_90a attention kernel beside PyTorch's on one GPU, interleaved, one process.
 
-usage: bench_gpu_attention.py [--suite NAME ...] [--rounds N] [--json FILE] SHIM.so [NAME=OTHER.so ...]
+usage: bench_gpu_attention.py [--suite NAME ...] [--rounds N] [--burst] [--json FILE] SHIM.so [NAME=OTHER.so ...]
 
 Each row is one problem: PyTorch's cuDNN attention (or varlen_attn for ragged batches), the matrix
 product 8192^3 of the same minute, and each library given. The median over all rounds is printed;
 FLOPs count the unmasked area only, 4 * heads * D * pairs (causal S tokens: half of S^2, the usual
 convention). Outputs of ours are compared with PyTorch's on the fly.
 """
-import argparse, ctypes, json, math, random, sys
+import argparse, ctypes, json, random, time
 import torch, torch.nn.functional as F
 from torch.nn.attention import sdpa_kernel, SDPBackend
 
@@ -38,7 +38,7 @@ class Library:
         p = lambda t: ctypes.c_void_p(t.data_ptr())
         args = (shape, p(q), p(k), p(v), p(out), p(lse), numbers, ctypes.c_double(q.shape[2] ** -0.5),
                 I64(max(i[3] for i in items)), p(workspace), I64(count))
-        keep = (q, k, v, workspace)
+        keep = (q, k, v, workspace, out, lse)
 
         def call():
             keep
@@ -47,8 +47,31 @@ class Library:
         return call, out, lse
 
 
-def times(call, count):
-    """Milliseconds of `count` calls enqueued back to back."""
+class Meter:
+    """SM clock (MHz) and board power (W), read while the queue is full; silent without NVML."""
+
+    def __init__(self):
+        try:
+            import pynvml
+            pynvml.nvmlInit()
+            self.nvml, self.device = pynvml, pynvml.nvmlDeviceGetHandleByIndex(0)
+        except Exception:
+            self.nvml = None
+
+    def read(self):
+        if self.nvml is None:
+            return (0.0, 0.0)
+        return (float(self.nvml.nvmlDeviceGetClockInfo(self.device, self.nvml.NVML_CLOCK_SM)),
+                self.nvml.nvmlDeviceGetPowerUsage(self.device) / 1000)
+
+
+METER = Meter()
+
+
+def times(call, count, synchronous=False):
+    """Milliseconds of `count` calls, enqueued back to back or each waited for."""
+    if synchronous:
+        return [x for _ in range(count) for x in times(call, 1)]
     marks = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
     marks[0].record()
     for i in range(count):
@@ -154,7 +177,7 @@ def matmul():
     return 2 * 8192**3 / median(times(lambda: x @ y, 15)[3:]) / 1e9
 
 
-def measure(name, problem, libraries, rounds):
+def measure(name, problem, libraries, rounds, burst):
     entries, outs = {}, {}
     if problem["peer"]:
         entries["peer"] = problem["peer"]
@@ -171,11 +194,27 @@ def measure(name, problem, libraries, rounds):
         if problem["peer"]:
             error = (out.float() - reference.float()).norm() / reference.float().norm()
             assert error < 1e-2, (name, key, float(error))
-    samples = {key: [] for key in entries}
+    samples, meter = {key: [] for key in entries}, {key: [] for key in entries}
     for _ in range(rounds):
         for key, call in entries.items():
-            # about 60 ms a turn: long enough to feel the power limit, short enough to share a minute
-            samples[key] += times(call, max(2, min(40, int(60 / single[key]))))[1:]
+            if burst:
+                # a rested chip, a few calls: what one layer of a model sees, and what peers publish
+                time.sleep(0.3)
+                samples[key] += times(call, 15 if single[key] < 5 else 5, synchronous=True)
+                continue
+            # about 150 ms a turn: long enough to feel the power limit, short enough to share a minute
+            marks = [torch.cuda.Event(enable_timing=True) for _ in range(max(3, min(150, int(150 / single[key]))))]
+            for mark in marks:
+                mark.record()
+                call()
+            time.sleep(0.1)
+            meter[key].append(METER.read())
+            torch.cuda.synchronize()
+            spans = [a.elapsed_time(b) for a, b in zip(marks, marks[1:])]
+            samples[key] += spans[len(spans) // 2:]  # the first half heats up
+    for key, readings in meter.items():
+        if readings:
+            print(f"    {name} {key}: {median(c for c, _ in readings):.0f} MHz {median(w for _, w in readings):.0f} W")
     return {key: problem["flops"] / median(v) / 1e9 for key, v in samples.items()}
 
 
@@ -183,10 +222,17 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--suite", nargs="*", default=["core"])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--burst", action="store_true", help="few calls on a rested chip instead of a full queue")
     parser.add_argument("--json")
     parser.add_argument("libraries", nargs="+")
     args = parser.parse_args()
     libraries = [Library(spec) for spec in args.libraries]
+    product = [torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2)]
+    for _ in range(150):
+        product[0] @ product[1]
+    time.sleep(0.1)
+    print("matrix product:", "%.0f MHz %.0f W" % METER.read())
+    torch.cuda.synchronize()
     print(torch.cuda.get_device_name(), "torch", torch.__version__, "cuDNN", torch.backends.cudnn.version())
     columns = ["peer"] + [lib.name for lib in libraries]
     print(f"{'TFLOP/s':26s}" + "".join(f"{c:>10s}" for c in columns) + "    matmul   best/peer", flush=True)
@@ -194,7 +240,7 @@ def main():
     for suite in args.suite:
         for name, make in SUITES[suite]:
             problem = make()
-            result = measure(name, problem, libraries, args.rounds)
+            result = measure(name, problem, libraries, args.rounds, args.burst)
             result["matmul"] = matmul()
             del problem
             torch.cuda.empty_cache()

@@ -126,7 +126,8 @@ Difference compare_with_reference(const ReferenceProblem& problem,
   if (rows.empty()) return host;
   const DeviceBuffer<ReferenceRow> device_rows(rows);
   const DeviceBuffer<Difference> result(std::vector<Difference>(1));
-  const size_t shared = static_cast<size_t>(max_visible + 1) * sizeof(float);
+  // Rounded up: the compiler reads the scores in 16-byte words.
+  const size_t shared = static_cast<size_t>(max_visible / 4 + 1) * 16;
   LH_CUDA(cudaFuncSetAttribute(compare_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                static_cast<int>(shared)));
   const dim3 grid(static_cast<unsigned>(rows.size()), static_cast<unsigned>(problem.num_heads));

@@ -92,6 +92,8 @@ void run(const Shape& shape, const Args& args, cudaStream_t stream) {
   params.v = tensor_map(args.v, args.kv_rows, shape.num_kv_heads, C::kDv, args.v_stride, C::kBlockN);
   params.counters = static_cast<Counters*>(args.workspace);
   params.tiles = reinterpret_cast<const Tile*>(static_cast<char*>(args.workspace) + kWorkspaceHeader);
+  params.k_data = args.k;
+  params.k_stride = args.k_stride;
   params.out = args.out;
   params.lse = args.lse;
   params.out_stride = args.out_stride;
@@ -99,7 +101,6 @@ void run(const Shape& shape, const Args& args, cudaStream_t stream) {
   params.num_heads = static_cast<uint32_t>(shape.num_heads);
   params.group = static_cast<uint32_t>(shape.num_heads / shape.num_kv_heads);
   params.heads_per_section = static_cast<uint32_t>(heads_per_section(shape, args.max_kv_length));
-  params.scale = static_cast<float>(args.scale);
   params.scale_log2 = static_cast<float>(args.scale * kLog2E);
   params.out_f32 = args.out_type == OutType::f32;
   const int sms = args.num_sms > 0 ? args.num_sms : multiprocessors();

@@ -26,6 +26,8 @@ __device__ __forceinline__ void transpose_quad(uint32_t (&w)[4], int lane) {
   w[3] = odd ? w[3] : b1;
 }
 
+constexpr float kLn2 = 0.6931471805599453f;
+
 // Writes the rows of one warpgroup, whose first row is row `first` of the tile.
 template <int kDv>
 __device__ __forceinline__ void write_rows(const Params& params, const float (&o)[kDv / 2],
@@ -40,7 +42,7 @@ __device__ __forceinline__ void write_rows(const Params& params, const float (&o
     const float inverse = sum > 0.f ? 1.f / sum : 0.f;
     if (inside && lane % 4 == 0) {
       params.lse[static_cast<int64_t>(q_row + row) * params.num_heads + head] =
-          sum > 0.f ? rows.reference[r] * params.scale + logf(sum) : -INFINITY;
+          sum > 0.f ? rows.shift[r] * kLn2 + logf(sum) : -INFINITY;
     }
     const int64_t at = static_cast<int64_t>(q_row + row) * params.out_stride + head * kDv;
     if (params.out_f32) {

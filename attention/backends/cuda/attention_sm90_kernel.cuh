@@ -47,7 +47,9 @@ struct alignas(16) Slot {
   int32_t kv_end;
   int32_t diagonal;
   int32_t head;
-  int32_t unused[3];
+  int32_t kv_row;
+  int32_t kv_head;
+  int32_t unused;
 };
 
 template <class C>
@@ -98,7 +100,8 @@ __device__ __forceinline__ void produce(const Params& params, Smem<C> smem, Slot
     const int head = static_cast<int>(first_head + inside % heads);
     const int kv_head = head / static_cast<int>(params.group);
 
-    slot = Slot{tile.q_row, tile.q_count, tile.kv_end, tile.diagonal, head, {}};
+    slot = Slot{tile.q_row, tile.q_count, tile.kv_end, tile.diagonal,
+                head,       tile.kv_row,  kv_head,     0};
     const int blocks = (tile.kv_end + C::kBlockN - 1) / C::kBlockN;
     if (blocks == 0) {
       ptx::mbarrier_arrive(q_full);
@@ -131,7 +134,8 @@ __device__ __forceinline__ void produce(const Params& params, Smem<C> smem, Slot
 template <class C>
 struct Consumer {
   Smem<C> smem;
-  int group;  // 0 .. kWarpgroups - 1
+  int group;           // 0 .. kWarpgroups - 1
+  uint32_t zero_word;  // shared-memory address of a word that is 0
   Ring<C::kStages> k_ring, v_ring;
   float s[C::kBlockN / 2];
   float o[C::kDv / 2];
@@ -139,7 +143,7 @@ struct Consumer {
   uint32_t q[C::kQInRegisters ? C::kD / 4 : 4];
   RowState rows;
 
-  // One arrival per warp: a warp knows only of its own reads.
+  // One arrival per warp: a warp knows only of its own reads (by wgmma, which the warp has waited for).
   __device__ __forceinline__ void release(uint32_t empty) {
     if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(empty);
   }
@@ -177,17 +181,33 @@ struct Consumer {
     wgmma::commit();
   }
 
-  // Loads this warpgroup's 64 rows of Q into the layout of the A operand.
-  __device__ __forceinline__ void load_q(uint32_t q_tile) {
+  // Columns [16 step, 16 step + 16) of this warp's 16 query rows, in the layout of the A operand.
+  __device__ __forceinline__ void load_q(uint32_t q_tile, int step, uint32_t (&a)[4]) const {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
     const int row = group * 64 + warp * 16 + lane % 16;
+    const int chunk = (step % 4 * 2 + lane / 16) ^ (row % 8);
+    ptx::ldmatrix_x4(a, q_tile + step / 4 * C::kBlockM * 128 + row * 128 + chunk * 16);
+  }
+
+  // s = q k^T once more for this warp, keys from global memory: the rare way out of the quick softmax.
+  // The block's stage of K may be gone by then, and its scores have been overwritten.
+  __device__ __forceinline__ void recompute_scores(const Params& params, const Slot& slot,
+                                                   uint32_t q_tile, int block) {
+    const int lane = threadIdx.x % 32;
+    const auto* keys = static_cast<const __nv_bfloat16*>(params.k_data) +
+                       (slot.kv_row + int64_t{block} * C::kBlockN + lane / 4) * params.k_stride +
+                       slot.kv_head * C::kD + lane % 4 * 2;
 #pragma unroll
+    for (int i = 0; i < C::kBlockN / 2; ++i) s[i] = 0.f;
+#pragma unroll 1
     for (int step = 0; step < C::kD / 16; ++step) {
-      const int chunk = (step % 4 * 2 + lane / 16) ^ (row % 8);
-      uint32_t r[4];
-      ptx::ldmatrix_x4(r, q_tile + step / 4 * C::kBlockM * 128 + row * 128 + chunk * 16);
+      uint32_t a[4];
+      load_q(q_tile, step, a);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) q[4 * step + i] = r[i];
+      for (int g = 0; g < C::kBlockN / 8; ++g) {  // eight keys at a time
+        const auto* b = reinterpret_cast<const uint32_t*>(keys + 8 * g * params.k_stride + 16 * step);
+        ptx::mma_m16n8k16(s + 4 * g, a, __ldg(b), __ldg(b + 4));
+      }
     }
   }
 
@@ -215,19 +235,56 @@ struct Consumer {
     }
   }
 
+  // The softmax of one block in the quick form; waits for the output of the block before on the way,
+  // halfway through, when it is certain to be there: the registers of p are free from then on, and
+  // the conversions of all weights fill the gaps between the exponentials of the second half.
+  // Returns whether the weights are good.
+  __device__ __forceinline__ bool quick_softmax(float scale_log2, bool next_k_ready) {
+    constexpr int kHalf = C::kBlockN / 32 * 16;
+    float part[4] = {};
+    exponentiate<0, kHalf>(s, rows.shift, scale_log2, part);
+    // The assembler would move the wait ahead of this arithmetic, and the second half ahead of the
+    // wait. The wait stands behind a branch on a sum that is never negative; the second half needs a
+    // number, always zero, that is read behind the wait.
+    const float sum_so_far = rows.sum[0] + ((part[0] + part[1]) + (part[2] + part[3]));
+    finish_output(sum_so_far < 0.f, next_k_ready);
+    const float zero = ptx::load_shared_in_order(zero_word);
+    const float shift[2] = {rows.shift[0] + zero, rows.shift[1] + zero};
+    exponentiate<kHalf, C::kBlockN>(s, shift, scale_log2, part);
+    pack_weights<0, C::kBlockN>(s, p);
+    const float sum[2] = {part[0] + part[1], part[2] + part[3]};
+    if (__any_sync(0xffffffffu, !(sum[0] + sum[1] <= kWeightLimit))) return false;
+    rows.sum[0] += sum[0];
+    rows.sum[1] += sum[1];
+    return true;
+  }
+
+  // Waits until o is complete and gives back its stage of V. The branch, on the arrival of the next
+  // keys and on `never`, is there for the order alone: the wait does not move across it.
+  __device__ __forceinline__ void finish_output(bool never, bool next_k_ready) {
+    if (never || !next_k_ready) {
+      ptx::mbarrier_wait(smem.k_full(k_ring.stage), k_ring.parity ^ static_cast<uint32_t>(never));
+    }
+    wgmma::wait<0>();
+    wgmma::pin(o);
+    release(smem.v_empty(v_ring.stage));
+    v_ring.advance();
+  }
+
   // All key blocks of one tile, right to left. Scores of block j are multiplied before the output of
   // block j + 1, so the tensor cores work while the softmax of block j runs.
-  __device__ __forceinline__ void run_tile(const Slot& slot, uint32_t q_tile, uint32_t q_empty,
-                                           float scale_log2) {
+  __device__ __forceinline__ void run_tile(const Params& params, const Slot& slot, uint32_t q_tile) {
+    const float scale_log2 = params.scale_log2;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
     const int top_row = group * 64;
     // Last key that rows 0 and 1 of this thread see, and the same for the warpgroup's first row.
     const int row = top_row + warp * 16 + lane / 4;
     const int last[2] = {min(row + slot.diagonal, slot.kv_end - 1),
                          min(row + 8 + slot.diagonal, slot.kv_end - 1)};
-    const int clear_until = min(top_row + slot.diagonal, slot.kv_end - 1);
+    // Blocks [0, clear) need no mask.
+    const int clear = (max(min(top_row + slot.diagonal, slot.kv_end - 1), -1) + 1) / C::kBlockN;
     const auto mask = [&](int block) {
-      if ((block + 1) * C::kBlockN - 1 > clear_until) {
+      if (block >= clear) {
         const int column = block * C::kBlockN + 2 * (lane % 4);
         const int limit[2] = {last[0] - column, last[1] - column};
         mask_scores(s, limit);
@@ -236,8 +293,13 @@ struct Consumer {
 
     int block = (slot.kv_end + C::kBlockN - 1) / C::kBlockN - 1;
     if constexpr (C::kQInRegisters) {
-      load_q(q_tile);
-      release(q_empty);
+#pragma unroll
+      for (int step = 0; step < C::kD / 16; ++step) {
+        uint32_t a[4];
+        load_q(q_tile, step, a);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) q[4 * step + i] = a[i];
+      }
     }
     ptx::mbarrier_wait(smem.k_full(k_ring.stage), k_ring.parity);
     wgmma::fence();
@@ -249,7 +311,7 @@ struct Consumer {
     mask(block);
     float alpha[2];
     update_softmax(s, rows, scale_log2, alpha);
-    pack_weights(s, p);
+    pack_weights<0, C::kBlockN>(s, p);
     const int tail = slot.kv_end - block * C::kBlockN;
     if (tail < C::kBlockN) {
       ptx::mbarrier_wait(smem.v_full(v_ring.stage), v_ring.parity);
@@ -271,23 +333,22 @@ struct Consumer {
       wgmma::pin(s);
       release(smem.k_empty(k_ring.stage));
       k_ring.advance();
-      mask(block);
-      const bool moved = update_softmax(s, rows, scale_log2, alpha);
-      // The assembler would move the wait for the output, which follows, ahead of the softmax, or the
-      // softmax behind it. It moves nothing across the branch of this wait for the next keys, whose
-      // operand hangs on every weight (no sum is negative).
-      if (block > 0) {
-        const uint32_t never = rows.sum[0] + rows.sum[1] < 0.f;
-        ptx::mbarrier_wait(smem.k_full(k_ring.stage), k_ring.parity ^ never);
+      const bool next_k_ready =
+          block == 0 || ptx::mbarrier_test(smem.k_full(k_ring.stage), k_ring.parity);
+      // Quick once a block without a mask has given every row its shift.
+      bool done = false;
+      if (block + 1 < clear) {
+        done = quick_softmax(scale_log2, next_k_ready);
+        if (!done) recompute_scores(params, slot, q_tile, block);
+      } else {
+        finish_output(false, next_k_ready);
       }
-      wgmma::wait<0>();
-      wgmma::pin(o);
-      release(smem.v_empty(v_ring.stage));
-      v_ring.advance();
-      if (moved) rescale(o, alpha);
-      pack_weights(s, p);
+      if (!done) {
+        mask(block);
+        if (update_softmax(s, rows, scale_log2, alpha)) rescale(o, alpha);
+        pack_weights<0, C::kBlockN>(s, p);
+      }
     }
-    if constexpr (!C::kQInRegisters) release(q_empty);
 
     ptx::mbarrier_wait(smem.v_full(v_ring.stage), v_ring.parity);
     wgmma::pin(p);
@@ -304,7 +365,7 @@ struct Consumer {
 template <class C>
 __device__ __forceinline__ void consume(const Params& params, Smem<C> smem, const Slot* slots,
                                         int group) {
-  Consumer<C> me{smem, group};
+  Consumer<C> me{smem, group, smem.base + C::kZeroOffset};
   Ring<C::kQStages> q_ring;
   // The first warpgroup starts; its turn is handed over once here by the last.
   if (group == C::kWarpgroups - 1) me.next_turn();
@@ -315,11 +376,9 @@ __device__ __forceinline__ void consume(const Params& params, Smem<C> smem, cons
 #pragma unroll
     for (int i = 0; i < C::kDv / 2; ++i) me.o[i] = 0.f;
     me.rows = RowState{};
-    if (slot.kv_end > 0) {
-      me.run_tile(slot, smem.q(q_ring.stage), smem.q_empty(q_ring.stage), params.scale_log2);
-    } else {
-      me.release(smem.q_empty(q_ring.stage));
-    }
+    if (slot.kv_end > 0) me.run_tile(params, slot, smem.q(q_ring.stage));
+    __syncwarp();  // every lane has read the slot and its rows of Q
+    me.release(smem.q_empty(q_ring.stage));
     q_ring.advance();
     write_rows<C::kDv>(params, me.o, me.rows, slot.q_row, slot.q_count, slot.head, group * 64);
   }
@@ -330,7 +389,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     attention_kernel(const __grid_constant__ Params params) {
   extern __shared__ __align__(1024) unsigned char shared[];
   const Smem<C> smem{ptx::shared_address(shared)};
-  Slot* const slots = reinterpret_cast<Slot*>(shared + (C::kSlotOffset + 15) / 16 * 16);
+  Slot* const slots = reinterpret_cast<Slot*>(shared + C::kSlotOffset);
 
   if (threadIdx.x == 0) {
     ptx::prefetch_tensor_map(&params.q);
@@ -341,6 +400,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       ptx::mbarrier_init(smem.q_empty(i), 4 * C::kWarpgroups);  // one arrival per consumer warp
     }
     ptx::fence_mbarrier_init();
+    *reinterpret_cast<uint32_t*>(shared + C::kZeroOffset) = 0;
   }
   __syncthreads();
 

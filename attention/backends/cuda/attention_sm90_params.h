@@ -21,6 +21,8 @@ struct Params {
   CUtensorMap q, k, v;  // [rows, heads, 64-column slabs], 128-byte swizzle
   const Tile* tiles;
   Counters* counters;
+  const void* k_data;  // the keys again, for recomputing scores outside the pipeline
+  int64_t k_stride;
   void* out;
   float* lse;
   int64_t out_stride;
@@ -28,7 +30,6 @@ struct Params {
   uint32_t num_heads;
   uint32_t group;              // query heads per kv head
   uint32_t heads_per_section;  // heads that run through all tiles before the next heads start
-  float scale;
   float scale_log2;  // scale * log2(e)
   bool out_f32;
 };
@@ -59,8 +60,9 @@ struct Config {
   static constexpr int kKOffset = kQOffset + kQStages * kQBytes;
   static constexpr int kVOffset = kKOffset + kStages * kKBytes;
   static constexpr int kBarrierOffset = kVOffset + kStages * kVBytes;
-  static constexpr int kSlotOffset = kBarrierOffset + 8 * 2 * (kQStages + 2 * kStages);
-  static constexpr int kSharedBytes = ((kSlotOffset + 15) / 16 * 16) + 32 * kQStages;
+  static constexpr int kSlotOffset = kBarrierOffset + 16 * (kQStages + 2 * kStages);
+  static constexpr int kZeroOffset = kSlotOffset + 32 * kQStages;  // a word that is always 0
+  static constexpr int kSharedBytes = kZeroOffset + 16;
 
   static_assert(kSharedBytes <= 227 * 1024);
   static_assert(kD % 64 == 0 && kDv % 64 == 0 && kBlockN % 16 == 0);

@@ -35,6 +35,21 @@ __device__ __forceinline__ void mbarrier_arrive_expect(uint32_t bar, uint32_t by
                : "memory");
 }
 
+// Whether the phase of the given parity has completed by now.
+__device__ __forceinline__ bool mbarrier_test(uint32_t bar, uint32_t parity) {
+  uint32_t done;
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, done;\n"
+      "}\n"
+      : "=r"(done)
+      : "r"(bar), "r"(parity)
+      : "memory");
+  return done != 0;
+}
+
 // Returns once the phase of the given parity has completed; the hardware suspends the thread for a
 // while inside try_wait, so the loop hardly spins.
 __device__ __forceinline__ void mbarrier_wait(uint32_t bar, uint32_t parity) {
@@ -115,6 +130,24 @@ __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], uint32_t address) 
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                : "r"(address)
                : "memory");
+}
+
+// d += a * b for one warp, m16n8k16 bf16: a and d in the layout of wgmma.cuh (rows l / 4 and l / 4 + 8),
+// b[i] holds rows k = 2 (l % 4) + 8 i and the next of column l / 4.
+__device__ __forceinline__ void mma_m16n8k16(float* d, const uint32_t (&a)[4], uint32_t b0,
+                                             uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// A load that stays where it is written among barriers and branches.
+__device__ __forceinline__ float load_shared_in_order(uint32_t address) {
+  float x;
+  asm volatile("ld.volatile.shared.f32 %0, [%1];" : "=f"(x) : "r"(address) : "memory");
+  return x;
 }
 
 __device__ __forceinline__ void store_shared_zero16(uint32_t address) {
