@@ -1,6 +1,6 @@
 """Times longhaul's sm_90a attention kernel beside PyTorch's on one GPU, interleaved, one process.
 
-usage: bench_gpu_attention.py [--suite NAME ...] [--rounds N] [--burst] [--json FILE] SHIM.so [NAME=OTHER.so ...]
+usage: bench_gpu_attention.py [--suite NAME,...] [--rounds N] [--burst] [--json FILE] SHIM.so [NAME=OTHER.so ...]
 
 Each row is one problem: PyTorch's cuDNN attention (or varlen_attn for ragged batches), the matrix
 product 8192^3 of the same minute, and each library given. The median over all rounds is printed;
@@ -203,7 +203,7 @@ def measure(name, problem, libraries, rounds, burst):
                 samples[key] += times(call, 15 if single[key] < 5 else 5, synchronous=True)
                 continue
             # about 150 ms a turn: long enough to feel the power limit, short enough to share a minute
-            marks = [torch.cuda.Event(enable_timing=True) for _ in range(max(3, min(150, int(150 / single[key]))))]
+            marks = [torch.cuda.Event(enable_timing=True) for _ in range(max(3, min(1000, int(150 / single[key]))))]
             for mark in marks:
                 mark.record()
                 call()
@@ -220,7 +220,7 @@ def measure(name, problem, libraries, rounds, burst):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--suite", nargs="*", default=["core"])
+    parser.add_argument("--suite", default="core", help="comma-separated: " + ", ".join(SUITES))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--burst", action="store_true", help="few calls on a rested chip instead of a full queue")
     parser.add_argument("--json")
@@ -237,7 +237,7 @@ def main():
     columns = ["peer"] + [lib.name for lib in libraries]
     print(f"{'TFLOP/s':26s}" + "".join(f"{c:>10s}" for c in columns) + "    matmul   best/peer", flush=True)
     rows = []
-    for suite in args.suite:
+    for suite in args.suite.split(","):
         for name, make in SUITES[suite]:
             problem = make()
             result = measure(name, problem, libraries, args.rounds, args.burst)

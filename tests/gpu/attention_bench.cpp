@@ -1,6 +1,6 @@
-// Times the sm_90a attention kernel alone: attention_bench [heads kv_heads dim tokens causal repeats].
-// Random normal data, CUDA events, the median; one JSON line. scripts/bench_gpu_attention.py times it
-// beside other implementations.
+// Times the sm_90a attention kernel alone: attention_bench [heads kv_heads dim tokens causal
+// repeats]. Random normal data, CUDA events, the median; one JSON line.
+// scripts/bench_gpu_attention.py times it beside other implementations.
 
 #include <algorithm>
 #include <cmath>
@@ -49,7 +49,9 @@ int main(int argc, char** argv) {
   const bool causal = number(5, 1) != 0;
   const int repeats = number(6, 20);
 
-  const auto elements = [&](int heads, int dim) { return static_cast<size_t>(tokens * heads * dim); };
+  const auto elements = [&](int heads, int dim) {
+    return static_cast<size_t>(tokens * heads * dim);
+  };
   const DeviceBuffer<__nv_bfloat16> q(elements(shape.num_heads, shape.head_dim));
   const DeviceBuffer<__nv_bfloat16> k(elements(shape.num_kv_heads, shape.head_dim));
   const DeviceBuffer<__nv_bfloat16> v(elements(shape.num_kv_heads, shape.head_dim_v));
@@ -60,7 +62,8 @@ int main(int argc, char** argv) {
   fill_normal(v.get(), v.size(), 3, 1.f);
   const sm90::Item item{0, tokens, 0, tokens, causal ? 0 : sm90::kNoMask};
   const auto tiles = sm90::plan_tiles(shape, {&item, 1});
-  const DeviceBuffer<unsigned char> workspace(sm90::kWorkspaceHeader + tiles.size() * sizeof(sm90::Tile));
+  const DeviceBuffer<unsigned char> workspace(sm90::kWorkspaceHeader +
+                                              tiles.size() * sizeof(sm90::Tile));
   workspace.fill_byte(0);
   LH_CUDA(cudaMemcpy(workspace.get() + sm90::kWorkspaceHeader, tiles.data(),
                      tiles.size() * sizeof(sm90::Tile), cudaMemcpyHostToDevice));
@@ -86,9 +89,10 @@ int main(int argc, char** argv) {
   const double pairs = causal ? 0.5 * static_cast<double>(tokens) * static_cast<double>(tokens + 1)
                               : static_cast<double>(tokens) * static_cast<double>(tokens);
   const double flops = 2.0 * (shape.head_dim + shape.head_dim_v) * shape.num_heads * pairs;
-  std::printf("{\"heads\": %d, \"kv_heads\": %d, \"head_dim\": %d, \"tokens\": %lld, \"causal\": %s, "
-              "\"ms\": %.4f, \"tflops\": %.1f}\n",
-              shape.num_heads, shape.num_kv_heads, shape.head_dim, static_cast<long long>(tokens),
-              causal ? "true" : "false", ms, flops / ms / 1e9);
+  std::printf(
+      "{\"heads\": %d, \"kv_heads\": %d, \"head_dim\": %d, \"tokens\": %lld, \"causal\": %s, "
+      "\"ms\": %.4f, \"tflops\": %.1f}\n",
+      shape.num_heads, shape.num_kv_heads, shape.head_dim, static_cast<long long>(tokens),
+      causal ? "true" : "false", ms, flops / ms / 1e9);
   return 0;
 }

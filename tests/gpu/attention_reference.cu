@@ -64,12 +64,14 @@ __global__ void compare_kernel(ReferenceProblem p, const ReferenceRow* rows, Dif
     scores[j] = p.scale * ((part[0] + part[1]) + (part[2] + part[3]));
     top = fmax(top, static_cast<double>(scores[j]));
   }
-  top = reduce(top, [](double a, double b) { return fmax(a, b); }, scratch);
+  top = reduce(
+      top, [](double a, double b) { return fmax(a, b); }, scratch);
   double sum = 0;
   for (int64_t j = threadIdx.x; j < row.visible; j += blockDim.x) {
     sum += exp(static_cast<double>(scores[j]) - top);
   }
-  sum = reduce(sum, [](double a, double b) { return a + b; }, scratch);
+  sum = reduce(
+      sum, [](double a, double b) { return a + b; }, scratch);
 
   const double lse = row.visible > 0 ? top + log(sum) : -INFINITY;
   if (threadIdx.x == 0) {
@@ -83,7 +85,7 @@ __global__ void compare_kernel(ReferenceProblem p, const ReferenceRow* rows, Dif
     }
   }
 
-  double max_error = 0, max_naive = 0, error2 = 0, naive2 = 0, exact2 = 0;
+  double max_error = 0, max_naive = 0, max_exact = 0, error2 = 0, naive2 = 0, exact2 = 0;
   for (int c = threadIdx.x; c < p.head_dim_v; c += blockDim.x) {
     double exact = 0;
     float plain = 0;
@@ -102,12 +104,14 @@ __global__ void compare_kernel(ReferenceProblem p, const ReferenceRow* rows, Dif
     const double naive = fabs(__bfloat162float(__float2bfloat16(plain)) - exact);
     max_error = fmax(max_error, error);
     max_naive = fmax(max_naive, naive);
+    max_exact = fmax(max_exact, fabs(exact));
     error2 += error * error;
     naive2 += naive * naive;
     exact2 += exact * exact;
   }
   atomic_max(&result->max_error, max_error);
   atomic_max(&result->max_naive_error, max_naive);
+  atomic_max(&result->max_exact, max_exact);
   atomicAdd(&result->sum_error2, error2);
   atomicAdd(&result->sum_naive2, naive2);
   atomicAdd(&result->sum_exact2, exact2);

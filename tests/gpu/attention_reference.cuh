@@ -18,6 +18,7 @@ struct ReferenceRow {
 struct Difference {
   double max_error = 0;        // of the kernel's output against the exact one
   double max_naive_error = 0;  // of the plain bf16 computation
+  double max_exact = 0;        // largest exact output
   double sum_error2 = 0;       // squares, over all elements
   double sum_naive2 = 0;
   double sum_exact2 = 0;

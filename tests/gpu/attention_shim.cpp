@@ -21,8 +21,7 @@ int64_t longhaul_plan(const int* shape4, const int64_t* items, int64_t num_items
       const int64_t* x = items + 5 * i;
       list.push_back({x[0], x[1], x[2], x[3], x[4]});
     }
-    const auto plan =
-        sm90::plan_tiles({shape4[0], shape4[1], shape4[2], shape4[3]}, list);
+    const auto plan = sm90::plan_tiles({shape4[0], shape4[1], shape4[2], shape4[3]}, list);
     const auto count = static_cast<int64_t>(plan.size());
     if (count <= capacity) std::memcpy(tiles, plan.data(), plan.size() * sizeof(sm90::Tile));
     return count;

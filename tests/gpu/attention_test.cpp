@@ -1,6 +1,6 @@
-// The sm_90a attention kernel against a plain reference, over random ragged batches and the corners.
-// LONGHAUL_GPU_CASES (default 200) sets the random cases per head dim, LONGHAUL_GPU_REPEATS (default
-// 50) the repeats that must agree bit for bit.
+// The sm_90a attention kernel against a plain reference, over random ragged batches and the
+// corners. LONGHAUL_GPU_CASES (default 200) sets the random cases per head dim,
+// LONGHAUL_GPU_REPEATS (default 50) the repeats that must agree bit for bit.
 
 #include <gtest/gtest.h>
 
@@ -65,7 +65,8 @@ class Device {
   void set_key(int64_t row, float value) {
     const int64_t stride = int64_t{p_.shape.num_kv_heads} * p_.shape.head_dim;
     const std::vector<__nv_bfloat16> key(static_cast<size_t>(stride), __float2bfloat16(value));
-    LH_CUDA(cudaMemcpy(k_.get() + row * stride, key.data(), key.size() * 2, cudaMemcpyHostToDevice));
+    LH_CUDA(
+        cudaMemcpy(k_.get() + row * stride, key.data(), key.size() * 2, cudaMemcpyHostToDevice));
   }
 
   void run() {
@@ -96,28 +97,28 @@ class Device {
     int64_t most = 0;
     for (const Item& item : p_.items) {
       for (int64_t i = 0; i < item.q_length; ++i) {
-        const int64_t seen =
-            std::clamp(i + item.causal_offset + 1, int64_t{0}, item.kv_length);
+        const int64_t seen = std::clamp(i + item.causal_offset + 1, int64_t{0}, item.kv_length);
         rows.push_back({item.q_row + i, item.kv_row, seen});
         most = std::max(most, seen);
       }
     }
     const Shape& s = p_.shape;
-    const ReferenceProblem problem{q_.get(),
-                                   k_.get(),
-                                   v_.get(),
-                                   out_.get(),
-                                   lse_.get(),
-                                   p_.out_f32,
-                                   s.head_dim,
-                                   s.head_dim_v,
-                                   s.num_heads,
-                                   s.num_kv_heads,
-                                   int64_t{s.num_heads} * s.head_dim,
-                                   int64_t{s.num_kv_heads} * s.head_dim,
-                                   int64_t{s.num_kv_heads} * s.head_dim_v,
-                                   int64_t{s.num_heads} * s.head_dim_v,
-                                   static_cast<float>(1.0 / std::sqrt(static_cast<double>(s.head_dim)))};
+    const ReferenceProblem problem{
+        q_.get(),
+        k_.get(),
+        v_.get(),
+        out_.get(),
+        lse_.get(),
+        p_.out_f32,
+        s.head_dim,
+        s.head_dim_v,
+        s.num_heads,
+        s.num_kv_heads,
+        int64_t{s.num_heads} * s.head_dim,
+        int64_t{s.num_kv_heads} * s.head_dim,
+        int64_t{s.num_kv_heads} * s.head_dim_v,
+        int64_t{s.num_heads} * s.head_dim_v,
+        static_cast<float>(1.0 / std::sqrt(static_cast<double>(s.head_dim)))};
     return compare_with_reference(problem, rows, most);
   }
 
@@ -141,8 +142,8 @@ class Device {
                              [](unsigned char b) { return b != 0xff; });
       for (int h = 0; h < p_.shape.num_heads; ++h) {
         uint32_t bits = 0;
-        std::memcpy(&bits, &lse[row * static_cast<size_t>(p_.shape.num_heads) + static_cast<size_t>(h)],
-                    4);
+        std::memcpy(
+            &bits, &lse[row * static_cast<size_t>(p_.shape.num_heads) + static_cast<size_t>(h)], 4);
         stray += bits != 0xffffffffu;
       }
     }
@@ -174,22 +175,31 @@ class Device {
   DeviceBuffer<unsigned char> workspace_;
 };
 
-// A kernel in bf16 rounds weights and outputs once each, as the plain computation does, so its error
-// is of the same size; twice that is the rule FlashAttention's own tests use. LSE is float32 all the
-// way: sums of up to a few thousand terms and values up to a few hundred stay well within 1e-4.
+// A kernel in bf16 rounds weights and outputs once each, as the plain computation does, so its
+// error is of the same size; twice that is the rule FlashAttention's own tests use. Two more terms
+// matter where one key takes nearly all the weight of a row. The plain computation rounds
+// normalised weights, and 1 exactly; ours rounds exp2(score - shift), off by up to 2^-9 relative.
+// And the argument of that exp2 is off by 2^-24 of the largest score, about 6 * score_size, on each
+// side.
 void expect_close(const Problem& p, const Difference& d, const std::string& what,
-                  float lse_size = 1.f) {
+                  float score_size = 1.f) {
+  const double size = std::max(score_size, p.q_scale);
   EXPECT_EQ(d.bad, 0) << what;
-  EXPECT_LE(d.max_error, 2 * d.max_naive_error + 1e-6) << what;
-  EXPECT_LE(std::sqrt(d.sum_error2), 1.5 * std::sqrt(d.sum_naive2) + 1e-6) << what;
-  EXPECT_LE(d.max_lse_error, 1e-4 * std::max(lse_size, p.q_scale)) << what;
+  EXPECT_LE(d.max_error, 2 * d.max_naive_error + (0x1p-9 + 1e-6 * size) * d.max_exact) << what;
+  // Over all elements the first of these terms averages out to at most as much again as the plain
+  // error, added in squares.
+  EXPECT_LE(std::sqrt(d.sum_error2),
+            2.2 * std::sqrt(d.sum_naive2) + 1e-6 * size * std::sqrt(d.sum_exact2))
+      << what;
+  // LSE is float32 all the way: sums of a few thousand terms stay well within 1e-4.
+  EXPECT_LE(d.max_lse_error, 1e-4 * size) << what;
 }
 
 std::string describe(const Problem& p) {
   std::string text = "D " + std::to_string(p.shape.head_dim) + " heads " +
                      std::to_string(p.shape.num_heads) + "/" +
                      std::to_string(p.shape.num_kv_heads) + " seed " + std::to_string(p.seed) +
-                     " items";
+                     " q_scale " + std::to_string(p.q_scale) + " items";
   for (const Item& i : p.items) {
     text += " (" + std::to_string(i.q_row) + "+" + std::to_string(i.q_length) + " kv " +
             std::to_string(i.kv_row) + "+" + std::to_string(i.kv_length) + " off " +
@@ -237,8 +247,8 @@ Problem random_problem(int head_dim, int head_dim_v, uint64_t seed) {
     const int64_t rank = random.between(0, ranks - 1);
     const auto add = [&](int64_t begin, int64_t end) {
       const int64_t seen = causal ? prefix + end : total;
-      p.items.push_back({p.q_rows, end - begin, p.kv_rows, seen,
-                         causal ? prefix + begin : sm90::kNoMask});
+      p.items.push_back(
+          {p.q_rows, end - begin, p.kv_rows, seen, causal ? prefix + begin : sm90::kNoMask});
       p.q_rows += end - begin;
     };
     const auto cut = [&](int64_t chunk) { return length * chunk / (2 * ranks); };
@@ -258,7 +268,7 @@ Problem random_problem(int head_dim, int head_dim_v, uint64_t seed) {
 
 void run_random(int head_dim, int head_dim_v) {
   const int cases = from_environment("LONGHAUL_GPU_CASES", 200);
-  double worst = 0, worst_lse = 0;
+  double error2 = 0, naive2 = 0, worst_lse = 0;
   for (int i = 0; i < cases && !testing::Test::HasFailure(); ++i) {
     const Problem p = random_problem(head_dim, head_dim_v, static_cast<uint64_t>(i + 1));
     Device device(p);
@@ -267,17 +277,31 @@ void run_random(int head_dim, int head_dim_v) {
     const Difference d = device.compare();
     expect_close(p, d, describe(p));
     EXPECT_EQ(device.stray_writes(), 0) << describe(p);
-    if (d.max_naive_error > 0) worst = std::max(worst, d.max_error / d.max_naive_error);
+    if (!p.out_f32 && p.q_scale == 1.f) {
+      error2 += d.sum_error2;
+      naive2 += d.sum_naive2;
+    }
     worst_lse = std::max(worst_lse, d.max_lse_error / std::max(1.f, p.q_scale));
   }
-  std::printf("D %d: %d cases, worst error %.2f x plain bf16, worst lse error %.1e\n", head_dim,
-              cases, worst, worst_lse);
+  const double ratio = std::sqrt(error2 / naive2);
+  std::printf("D %d: %d cases, rms error %.3f x plain bf16, worst lse error %.1e\n", head_dim,
+              cases, ratio, worst_lse);
+  // Scores of usual size and bf16 outputs: over millions of elements ours is as good as plain.
+  EXPECT_LT(ratio, 1.05);
 }
 
-TEST(Attention, RandomRaggedD128) { run_random(128, 128); }
-TEST(Attention, RandomRaggedD64) { run_random(64, 64); }
-TEST(Attention, RandomRaggedD256) { run_random(256, 256); }
-TEST(Attention, RandomRaggedD192) { run_random(192, 128); }
+TEST(Attention, RandomRaggedD128) {
+  run_random(128, 128);
+}
+TEST(Attention, RandomRaggedD64) {
+  run_random(64, 64);
+}
+TEST(Attention, RandomRaggedD256) {
+  run_random(256, 256);
+}
+TEST(Attention, RandomRaggedD192) {
+  run_random(192, 128);
+}
 
 Problem one_item(Item item, int heads, int kv_heads, int head_dim = 128) {
   Problem p;
@@ -291,12 +315,12 @@ Problem one_item(Item item, int heads, int kv_heads, int head_dim = 128) {
 
 TEST(Attention, Corners) {
   const std::vector<Item> items = {
-      {0, 1, 0, 1, 0},          // one query, one key
-      {3, 5, 2, 0, -5},         // no keys: out 0, lse -inf
-      {0, 300, 0, 100, -200},   // more queries than keys: the first 200 see nothing
-      {0, 256, 0, 256, 0},      // whole tiles
-      {0, 129, 0, 129, 0},      // one row over
-      {0, 64, 0, 1000, 936},    // one warpgroup's worth of rows
+      {0, 1, 0, 1, 0},         // one query, one key
+      {3, 5, 2, 0, -5},        // no keys: out 0, lse -inf
+      {0, 300, 0, 100, -200},  // more queries than keys: the first 200 see nothing
+      {0, 256, 0, 256, 0},     // whole tiles
+      {0, 129, 0, 129, 0},     // one row over
+      {0, 64, 0, 1000, 936},   // one warpgroup's worth of rows
       {1, 100, 1, 555, sm90::kNoMask},
       {0, 200, 0, 300, -1000},  // every key out of sight
       {0, 200, 0, 300, 50},     // the last queries do not see the last keys

@@ -10,14 +10,14 @@
 #include <utility>
 #include <vector>
 
-#define LH_CUDA(call)                                                                       \
-  do {                                                                                      \
-    const cudaError_t lh_error = (call);                                                    \
-    if (lh_error != cudaSuccess) {                                                          \
-      std::fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #call,                    \
-                   cudaGetErrorString(lh_error));                                           \
-      std::exit(1);                                                                         \
-    }                                                                                       \
+#define LH_CUDA(call)                                                    \
+  do {                                                                   \
+    const cudaError_t lh_error = (call);                                 \
+    if (lh_error != cudaSuccess) {                                       \
+      std::fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #call, \
+                   cudaGetErrorString(lh_error));                        \
+      std::exit(1);                                                      \
+    }                                                                    \
   } while (false)
 
 namespace longhaul::test {

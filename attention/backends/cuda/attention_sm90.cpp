@@ -80,18 +80,23 @@ void check_args(const Shape& shape, const Args& args) {
   LH_CHECK(args.num_tiles * shape.num_heads < (int64_t{1} << 31), "{} tiles x {} heads",
            args.num_tiles, shape.num_heads);
   LH_CHECK(args.workspace != nullptr && args.out != nullptr && args.lse != nullptr);
-  LH_CHECK(args.out_stride >= int64_t{shape.num_heads} * shape.head_dim_v && args.out_stride % 8 == 0,
-           "out stride {}", args.out_stride);
+  LH_CHECK(
+      args.out_stride >= int64_t{shape.num_heads} * shape.head_dim_v && args.out_stride % 8 == 0,
+      "out stride {}", args.out_stride);
 }
 
 template <class C>
 void run(const Shape& shape, const Args& args, cudaStream_t stream) {
+  LH_CHECK(C::kBlockM == queries_per_tile(shape), "tiles of {} queries for a kernel of {}",
+           queries_per_tile(shape), C::kBlockM);
   Params params{};
   params.q = tensor_map(args.q, args.q_rows, shape.num_heads, C::kD, args.q_stride, C::kBlockM);
   params.k = tensor_map(args.k, args.kv_rows, shape.num_kv_heads, C::kD, args.k_stride, C::kBlockN);
-  params.v = tensor_map(args.v, args.kv_rows, shape.num_kv_heads, C::kDv, args.v_stride, C::kBlockN);
+  params.v =
+      tensor_map(args.v, args.kv_rows, shape.num_kv_heads, C::kDv, args.v_stride, C::kBlockN);
   params.counters = static_cast<Counters*>(args.workspace);
-  params.tiles = reinterpret_cast<const Tile*>(static_cast<char*>(args.workspace) + kWorkspaceHeader);
+  params.tiles =
+      reinterpret_cast<const Tile*>(static_cast<char*>(args.workspace) + kWorkspaceHeader);
   params.k_data = args.k;
   params.k_stride = args.k_stride;
   params.out = args.out;
@@ -116,10 +121,14 @@ void forward(const Shape& shape, const Args& args, void* stream) {
   if (args.num_tiles == 0) return;
   const auto s = static_cast<cudaStream_t>(stream);
   switch (shape.head_dim) {
-    case 64: return run<ConfigD64>(shape, args, s);
-    case 128: return run<ConfigD128>(shape, args, s);
-    case 192: return run<ConfigD192>(shape, args, s);
-    default: return run<ConfigD256>(shape, args, s);
+    case 64:
+      return run<ConfigD64>(shape, args, s);
+    case 128:
+      return run<ConfigD128>(shape, args, s);
+    case 192:
+      return run<ConfigD192>(shape, args, s);
+    default:
+      return run<ConfigD256>(shape, args, s);
   }
 }
 

@@ -23,7 +23,8 @@ struct Shape {
   int head_dim = 0;    // of q and k: 64, 128, 192 or 256
   int head_dim_v = 0;  // of v and out: head_dim, or 128 for 192
   int num_heads = 0;
-  int num_kv_heads = 0;  // divides num_heads; query head h reads kv head h / (num_heads/num_kv_heads)
+  int num_kv_heads =
+      0;  // divides num_heads; query head h reads kv head h / (num_heads/num_kv_heads)
 };
 
 // Query i (0 <= i < q_length, row q_row + i of q) sees key j (0 <= j < kv_length, row kv_row + j of
@@ -41,10 +42,10 @@ inline constexpr int64_t kNoMask = int64_t{1} << 30;
 
 // One block of consecutive queries of one item; the kernel visits every head of it.
 struct Tile {
-  int32_t q_row = 0;    // first row of q
-  int32_t q_count = 0;  // rows, 1 .. queries_per_tile
-  int32_t kv_row = 0;   // row of k and v that holds key 0
-  int32_t kv_end = 0;   // keys that at least one query of the tile sees
+  int32_t q_row = 0;     // first row of q
+  int32_t q_count = 0;   // rows, 1 .. queries_per_tile
+  int32_t kv_row = 0;    // row of k and v that holds key 0
+  int32_t kv_end = 0;    // keys that at least one query of the tile sees
   int32_t diagonal = 0;  // query i of the tile sees keys j <= i + diagonal
   int32_t unused[3] = {};
 };
@@ -69,8 +70,8 @@ struct Args {
   const void* q = nullptr;  // [q_rows, num_heads, head_dim] bf16
   const void* k = nullptr;  // [kv_rows, num_kv_heads, head_dim] bf16
   const void* v = nullptr;  // [kv_rows, num_kv_heads, head_dim_v] bf16
-  void* out = nullptr;      // [q_rows, num_heads, head_dim_v]; rows outside all items are not written
-  float* lse = nullptr;     // [q_rows, num_heads], natural logarithm; -inf where no key is seen
+  void* out = nullptr;   // [q_rows, num_heads, head_dim_v]; rows outside all items are not written
+  float* lse = nullptr;  // [q_rows, num_heads], natural logarithm; -inf where no key is seen
   int64_t q_rows = 0;
   int64_t kv_rows = 0;
   int64_t q_stride = 0;
@@ -80,7 +81,8 @@ struct Args {
   OutType out_type = OutType::bf16;
   double scale = 0;           // > 0
   int64_t max_kv_length = 0;  // longest kv range of the items: how heads are grouped to stay in L2
-  void* workspace = nullptr;  // kWorkspaceHeader bytes, then the tiles; one launch at a time uses it
+  void* workspace =
+      nullptr;  // kWorkspaceHeader bytes, then the tiles; one launch at a time uses it
   int64_t num_tiles = 0;
   int num_sms = 0;  // multiprocessors to occupy; 0: all of the current device
 };

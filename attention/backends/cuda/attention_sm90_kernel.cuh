@@ -52,6 +52,21 @@ struct alignas(16) Slot {
   int32_t unused;
 };
 
+// Lane 0 reads, since lane 0 also gives the stage back.
+__device__ __forceinline__ Slot read_slot(const Slot& from) {
+  Slot slot{};
+  if (threadIdx.x % 32 == 0) slot = from;
+  const auto all = [](int32_t& x) { x = __shfl_sync(0xffffffffu, x, 0); };
+  all(slot.q_row);
+  all(slot.q_count);
+  all(slot.kv_end);
+  all(slot.diagonal);
+  all(slot.head);
+  all(slot.kv_row);
+  all(slot.kv_head);
+  return slot;
+}
+
 template <class C>
 __device__ __forceinline__ void produce(const Params& params, Smem<C> smem, Slot* slots) {
   Ring<C::kQStages> q_ring;
@@ -100,8 +115,8 @@ __device__ __forceinline__ void produce(const Params& params, Smem<C> smem, Slot
     const int head = static_cast<int>(first_head + inside % heads);
     const int kv_head = head / static_cast<int>(params.group);
 
-    slot = Slot{tile.q_row, tile.q_count, tile.kv_end, tile.diagonal,
-                head,       tile.kv_row,  kv_head,     0};
+    slot =
+        Slot{tile.q_row, tile.q_count, tile.kv_end, tile.diagonal, head, tile.kv_row, kv_head, 0};
     const int blocks = (tile.kv_end + C::kBlockN - 1) / C::kBlockN;
     if (blocks == 0) {
       ptx::mbarrier_arrive(q_full);
@@ -143,7 +158,8 @@ struct Consumer {
   uint32_t q[C::kQInRegisters ? C::kD / 4 : 4];
   RowState rows;
 
-  // One arrival per warp: a warp knows only of its own reads (by wgmma, which the warp has waited for).
+  // One arrival per warp: a warp knows only of its own reads (by wgmma, which the warp has waited
+  // for).
   __device__ __forceinline__ void release(uint32_t empty) {
     if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(empty);
   }
@@ -189,8 +205,8 @@ struct Consumer {
     ptx::ldmatrix_x4(a, q_tile + step / 4 * C::kBlockM * 128 + row * 128 + chunk * 16);
   }
 
-  // s = q k^T once more for this warp, keys from global memory: the rare way out of the quick softmax.
-  // The block's stage of K may be gone by then, and its scores have been overwritten.
+  // s = q k^T once more for this warp, keys from global memory: the rare way out of the quick
+  // softmax. The block's stage of K may be gone by then, and its scores have been overwritten.
   __device__ __forceinline__ void recompute_scores(const Params& params, const Slot& slot,
                                                    uint32_t q_tile, int block) {
     const int lane = threadIdx.x % 32;
@@ -205,14 +221,16 @@ struct Consumer {
       load_q(q_tile, step, a);
 #pragma unroll
       for (int g = 0; g < C::kBlockN / 8; ++g) {  // eight keys at a time
-        const auto* b = reinterpret_cast<const uint32_t*>(keys + 8 * g * params.k_stride + 16 * step);
+        const auto* b =
+            reinterpret_cast<const uint32_t*>(keys + 8 * g * params.k_stride + 16 * step);
         ptx::mma_m16n8k16(s + 4 * g, a, __ldg(b), __ldg(b + 4));
       }
     }
   }
 
-  // Rows of V from `first` on belong to nobody this tile may see and may hold NaN: weight 0 does not
-  // silence them, so they are cleared. Each warpgroup clears all of them rather than wait for others.
+  // Rows of V from `first` on belong to nobody this tile may see and may hold NaN: weight 0 does
+  // not silence them, so they are cleared. Each warpgroup clears all of them rather than wait for
+  // others.
   __device__ __forceinline__ void clear_values(int first) {
     const uint32_t v = smem.v(v_ring.stage);
     const int thread = threadIdx.x % 128;
@@ -235,17 +253,17 @@ struct Consumer {
     }
   }
 
-  // The softmax of one block in the quick form; waits for the output of the block before on the way,
-  // halfway through, when it is certain to be there: the registers of p are free from then on, and
-  // the conversions of all weights fill the gaps between the exponentials of the second half.
+  // The softmax of one block in the quick form; waits for the output of the block before on the
+  // way, halfway through, when it is certain to be there: the registers of p are free from then on,
+  // and the conversions of all weights fill the gaps between the exponentials of the second half.
   // Returns whether the weights are good.
   __device__ __forceinline__ bool quick_softmax(float scale_log2, bool next_k_ready) {
     constexpr int kHalf = C::kBlockN / 32 * 16;
     float part[4] = {};
     exponentiate<0, kHalf>(s, rows.shift, scale_log2, part);
     // The assembler would move the wait ahead of this arithmetic, and the second half ahead of the
-    // wait. The wait stands behind a branch on a sum that is never negative; the second half needs a
-    // number, always zero, that is read behind the wait.
+    // wait. The wait stands behind a branch on a sum that is never negative; the second half needs
+    // a number, always zero, that is read behind the wait.
     const float sum_so_far = rows.sum[0] + ((part[0] + part[1]) + (part[2] + part[3]));
     finish_output(sum_so_far < 0.f, next_k_ready);
     const float zero = ptx::load_shared_in_order(zero_word);
@@ -271,9 +289,10 @@ struct Consumer {
     v_ring.advance();
   }
 
-  // All key blocks of one tile, right to left. Scores of block j are multiplied before the output of
-  // block j + 1, so the tensor cores work while the softmax of block j runs.
-  __device__ __forceinline__ void run_tile(const Params& params, const Slot& slot, uint32_t q_tile) {
+  // All key blocks of one tile, right to left. Scores of block j are multiplied before the output
+  // of block j + 1, so the tensor cores work while the softmax of block j runs.
+  __device__ __forceinline__ void run_tile(const Params& params, const Slot& slot,
+                                           uint32_t q_tile) {
     const float scale_log2 = params.scale_log2;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
     const int top_row = group * 64;
@@ -292,6 +311,10 @@ struct Consumer {
     };
 
     int block = (slot.kv_end + C::kBlockN - 1) / C::kBlockN - 1;
+    // Below this block the quick softmax may be used: no mask there, and every row of the warpgroup
+    // has seen a key before, the first row (the one that sees the fewest) at block settled.
+    const int settled = (top_row + slot.diagonal) / C::kBlockN;
+    const int quick = min(min(clear, settled), block);
     if constexpr (C::kQInRegisters) {
 #pragma unroll
       for (int step = 0; step < C::kD / 16; ++step) {
@@ -335,9 +358,8 @@ struct Consumer {
       k_ring.advance();
       const bool next_k_ready =
           block == 0 || ptx::mbarrier_test(smem.k_full(k_ring.stage), k_ring.parity);
-      // Quick once a block without a mask has given every row its shift.
       bool done = false;
-      if (block + 1 < clear) {
+      if (block < quick) {
         done = quick_softmax(scale_log2, next_k_ready);
         if (!done) recompute_scores(params, slot, q_tile, block);
       } else {
@@ -371,13 +393,13 @@ __device__ __forceinline__ void consume(const Params& params, Smem<C> smem, cons
   if (group == C::kWarpgroups - 1) me.next_turn();
   while (true) {
     ptx::mbarrier_wait(smem.q_full(q_ring.stage), q_ring.parity);
-    const Slot slot = slots[q_ring.stage];
+    const Slot slot = read_slot(slots[q_ring.stage]);
     if (slot.q_row < 0) break;
 #pragma unroll
     for (int i = 0; i < C::kDv / 2; ++i) me.o[i] = 0.f;
     me.rows = RowState{};
     if (slot.kv_end > 0) me.run_tile(params, slot, smem.q(q_ring.stage));
-    __syncwarp();  // every lane has read the slot and its rows of Q
+    __syncwarp();  // every lane is done with its rows of Q
     me.release(smem.q_empty(q_ring.stage));
     q_ring.advance();
     write_rows<C::kDv>(params, me.o, me.rows, slot.q_row, slot.q_count, slot.head, group * 64);

@@ -30,7 +30,7 @@ struct Params {
   uint32_t num_heads;
   uint32_t group;              // query heads per kv head
   uint32_t heads_per_section;  // heads that run through all tiles before the next heads start
-  float scale_log2;  // scale * log2(e)
+  float scale_log2;            // scale * log2(e)
   bool out_f32;
 };
 
@@ -70,10 +70,7 @@ struct Config {
 };
 
 // Chosen by measurement (docs/performance_gpu.md).
-#ifndef LH_D128
-#define LH_D128 128, 128, 2, 128, 2, 2, 24, 240, true, false
-#endif
-using ConfigD128 = Config<LH_D128>;
+using ConfigD128 = Config<128, 128, 2, 128, 2, 2, 24, 240, true, true>;
 using ConfigD64 = Config<64, 64, 3, 128, 3, 2, 32, 160, true, false>;
 using ConfigD256 = Config<256, 256, 2, 80, 2, 1, 24, 240, false, false>;
 using ConfigD192 = Config<192, 128, 2, 128, 2, 1, 24, 240, true, false>;

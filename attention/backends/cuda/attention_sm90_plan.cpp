@@ -7,14 +7,15 @@
 namespace longhaul::attention::sm90 {
 namespace {
 
-constexpr int64_t kMaxCoordinate = int64_t{1} << 30;  // TMA coordinates and mask sums stay below 2^31
+constexpr int64_t kMaxCoordinate = int64_t{1}
+                                   << 30;  // TMA coordinates and mask sums stay below 2^31
 
 void check_item(const Item& item) {
   LH_CHECK(item.q_row >= 0 && item.q_length >= 0 && item.q_row + item.q_length <= kMaxCoordinate,
            "q rows {} + {}", item.q_row, item.q_length);
-  LH_CHECK(item.kv_row >= 0 && item.kv_length >= 0 &&
-               item.kv_row + item.kv_length <= kMaxCoordinate,
-           "kv rows {} + {}", item.kv_row, item.kv_length);
+  LH_CHECK(
+      item.kv_row >= 0 && item.kv_length >= 0 && item.kv_row + item.kv_length <= kMaxCoordinate,
+      "kv rows {} + {}", item.kv_row, item.kv_length);
 }
 
 }  // namespace
@@ -26,16 +27,20 @@ bool supported(const Shape& shape, std::string* why_not) {
   };
   const int d = shape.head_dim, dv = shape.head_dim_v;
   if (!((d == dv && (d == 64 || d == 128 || d == 256)) || (d == 192 && dv == 128))) {
-    return no(fmt::format("head dims {}/{} have no sm_90a kernel: 64, 128, 256 and 192/128 do", d, dv));
+    return no(
+        fmt::format("head dims {}/{} have no sm_90a kernel: 64, 128, 256 and 192/128 do", d, dv));
   }
-  if (shape.num_heads <= 0 || shape.num_kv_heads <= 0 || shape.num_heads % shape.num_kv_heads != 0) {
+  if (shape.num_heads <= 0 || shape.num_kv_heads <= 0 ||
+      shape.num_heads % shape.num_kv_heads != 0) {
     return no(fmt::format("{} heads do not divide among {} kv heads", shape.num_heads,
                           shape.num_kv_heads));
   }
   return true;
 }
 
-int queries_per_tile(const Shape& shape) { return shape.head_dim == 64 ? 192 : 128; }
+int queries_per_tile(const Shape& shape) {
+  return shape.head_dim == 64 ? 192 : 128;
+}
 
 std::vector<Tile> plan_tiles(const Shape& shape, std::span<const Item> items) {
   const int64_t rows = queries_per_tile(shape);

@@ -31,26 +31,26 @@ __device__ __forceinline__ void mask_scores(float (&s)[kCount], const int (&limi
   }
 }
 
-// Running state of two rows. Weights are exp2(scale_log2 * score - shift); sum is this thread's share
-// of a row's weights. shift is -inf until the row has seen a key.
+// Running state of two rows. Weights are exp2(scale_log2 * score - shift); sum is this thread's
+// share of a row's weights. shift is -inf until the row has seen a key.
 struct RowState {
   float shift[2] = {-INFINITY, -INFINITY};
   float sum[2] = {0.f, 0.f};
 };
 
-// The exact form moves a row's shift only when the block's maximum exceeds it by this much: a smaller
-// rise keeps every weight below 2^8, harmless in float32 and bf16, and saves the rescale of the output
-// (the conditional rescale of FlashAttention-4).
+// The exact form moves a row's shift only when the block's maximum exceeds it by this much: a
+// smaller rise keeps every weight below 2^8, harmless in float32 and bf16, and saves the rescale of
+// the output (the conditional rescale of FlashAttention-4).
 constexpr float kRescaleThreshold = 8.f;
 
-// The quick form does not look for the maximum at all. It trusts the shift that earlier blocks left,
-// and the sum of the weights, which is formed anyway, tells whether that was wrong: while it stays
-// below this limit nothing has overflowed and no precision is lost, since bf16 and float32 keep their
-// relative precision up to 2^127 (outputs stay finite for values of v up to 2^70).
+// The quick form does not look for the maximum at all. It trusts the shift that earlier blocks
+// left, and the sum of the weights, which is formed anyway, tells whether that was wrong: while it
+// stays below this limit nothing has overflowed and no precision is lost, since bf16 and float32
+// keep their relative precision up to 2^127 (outputs stay finite for values of v up to 2^70).
 constexpr float kWeightLimit = 0x1p40f;
 
-// Turns columns [kFrom, kTo) of the scores into weights in place; adds them to four partial sums, two
-// for each row.
+// Turns columns [kFrom, kTo) of the scores into weights in place; adds them to four partial sums,
+// two for each row.
 template <int kFrom, int kTo, int kCount>
 __device__ __forceinline__ void exponentiate(float (&s)[kCount], const float (&shift)[2],
                                              float scale_log2, float (&part)[4]) {
@@ -65,8 +65,8 @@ __device__ __forceinline__ void exponentiate(float (&s)[kCount], const float (&s
 // quick form gave up. alpha[r] is what earlier sums and outputs of row r must be multiplied by.
 // Returns whether any row of the warp moved.
 template <int kCount>
-__device__ __forceinline__ bool update_softmax(float (&s)[kCount], RowState& state, float scale_log2,
-                                               float (&alpha)[2]) {
+__device__ __forceinline__ bool update_softmax(float (&s)[kCount], RowState& state,
+                                               float scale_log2, float (&alpha)[2]) {
   float top4[4] = {s[0], s[1], s[2], s[3]};  // four chains rather than two: less latency
 #pragma unroll
   for (int i = 4; i < kCount; ++i) top4[i % 4] = fmaxf(top4[i % 4], s[i]);
@@ -100,7 +100,8 @@ __device__ __forceinline__ void rescale(float (&o)[kCount], const float (&alpha)
   for (int i = 0; i < kCount; ++i) o[i] *= alpha[(i / 2) % 2];
 }
 
-// Weights of columns [kFrom, kTo) to bf16, in the register layout of the A operand of wgmma: four registers per 16 keys.
+// Weights of columns [kFrom, kTo) to bf16, in the register layout of the A operand of wgmma: four
+// registers per 16 keys.
 template <int kFrom, int kTo, int kCount>
 __device__ __forceinline__ void pack_weights(const float (&s)[kCount], uint32_t (&p)[kCount / 2]) {
 #pragma unroll

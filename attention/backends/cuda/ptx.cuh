@@ -1,8 +1,8 @@
 #pragma once
 // Thin wrappers of the PTX instructions that CUDA C++ has no name for: mbarriers, tensor copies
 // (TMA), named barriers, register hand-over between warpgroups (PTX ISA 8.0, sections "Asynchronous
-// Data Movement", "mbarrier" and "setmaxnreg"). Addresses of shared memory are 32-bit "shared" state
-// space addresses made by shared_address().
+// Data Movement", "mbarrier" and "setmaxnreg"). Addresses of shared memory are 32-bit "shared"
+// state space addresses made by shared_address().
 
 #include <cuda.h>
 #include <cuda_bf16.h>
@@ -132,8 +132,8 @@ __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], uint32_t address) 
                : "memory");
 }
 
-// d += a * b for one warp, m16n8k16 bf16: a and d in the layout of wgmma.cuh (rows l / 4 and l / 4 + 8),
-// b[i] holds rows k = 2 (l % 4) + 8 i and the next of column l / 4.
+// d += a * b for one warp, m16n8k16 bf16: a and d in the layout of wgmma.cuh (rows l / 4 and l / 4
+// + 8), b[i] holds rows k = 2 (l % 4) + 8 i and the next of column l / 4.
 __device__ __forceinline__ void mma_m16n8k16(float* d, const uint32_t (&a)[4], uint32_t b0,
                                              uint32_t b1) {
   asm volatile(

@@ -4,8 +4,8 @@
 // 128-byte-swizzled slabs of 64 columns as TMA writes them (PTX ISA 8.0, "Asynchronous Warpgroup
 // Level Matrix Instructions").
 //
-// Registers of thread t of the warpgroup (warp w = t / 32, lane l = t % 32): accumulator d[i] is row
-// 16 w + l / 4 + 8 * ((i / 2) % 2), column 8 * (i / 4) + 2 * (l % 4) + i % 2.
+// Registers of thread t of the warpgroup (warp w = t / 32, lane l = t % 32): accumulator d[i] is
+// row 16 w + l / 4 + 8 * ((i / 2) % 2), column 8 * (i / 4) + 2 * (l % 4) + i % 2.
 
 #include <cstdint>
 
@@ -21,10 +21,10 @@ __device__ __forceinline__ uint64_t descriptor_k_major(uint32_t address) {
   return kSwizzle128 | kEightRows | (uint64_t{1} << 16) | ((address & 0x3ffff) >> 4);
 }
 
-// Rows are K, the 128-byte row runs along N (V of P V); slab_bytes from one 64-column slab to the next.
+// Rows are K, the 128-byte row runs along N (V of P V); slab_bytes from one 64-column slab to the
+// next.
 __device__ __forceinline__ uint64_t descriptor_n_major(uint32_t address, uint32_t slab_bytes) {
-  return kSwizzle128 | kEightRows | (uint64_t{slab_bytes >> 4} << 16) |
-         ((address & 0x3ffff) >> 4);
+  return kSwizzle128 | kEightRows | (uint64_t{slab_bytes >> 4} << 16) | ((address & 0x3ffff) >> 4);
 }
 
 // ---- Ordering.
@@ -78,7 +78,7 @@ __device__ __forceinline__ void pin(uint32_t (&r)[kCount]) {
 #define LH_LIST88 LH_LIST80 "," LH_G10
 #define LH_LIST128 LH_LIST88 "," LH_G11 "," LH_G12 "," LH_G13 "," LH_G14 "," LH_G15
 
-#define LH_A8(d, i)                                                                     \
+#define LH_A8(d, i)                                                                           \
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), \
       "+f"(d[i + 6]), "+f"(d[i + 7])
 #define LH_ACC32(d) LH_A8(d, 0), LH_A8(d, 8), LH_A8(d, 16), LH_A8(d, 24)
@@ -93,27 +93,28 @@ __device__ __forceinline__ void pin(uint32_t (&r)[kCount]) {
 template <int kN>
 struct Mma;
 
-#define LH_DEFINE_MMA(N, LIST, ACC, I0, I1, I2, I3, I4, I5, I6)                                  \
-  template <>                                                                                    \
-  struct Mma<N> {                                                                                \
-    template <int kAccumulate>                                                                   \
-    static __device__ __forceinline__ void ss(float (&d)[N / 2], uint64_t a, uint64_t b) {       \
-      asm volatile(                                                                              \
-          "{\n.reg .pred p;\nsetp.ne.b32 p, %" I2 ", 0;\n"                                       \
-          "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" LIST "}, %" I0 ", %" I1   \
-          ", p, 1, 1, 0, 0;\n}\n"                                                                \
-          : ACC(d)                                                                               \
-          : "l"(a), "l"(b), "r"(kAccumulate));                                                   \
-    }                                                                                            \
-    template <int kAccumulate, int kTransB>                                                      \
+#define LH_DEFINE_MMA(N, LIST, ACC, I0, I1, I2, I3, I4, I5, I6)                                   \
+  template <>                                                                                     \
+  struct Mma<N> {                                                                                 \
+    template <int kAccumulate>                                                                    \
+    static __device__ __forceinline__ void ss(float (&d)[N / 2], uint64_t a, uint64_t b) {        \
+      asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" I2                                        \
+                   ", 0;\n"                                                                       \
+                   "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" LIST "}, %" I0    \
+                   ", %" I1 ", p, 1, 1, 0, 0;\n}\n"                                               \
+                   : ACC(d)                                                                       \
+                   : "l"(a), "l"(b), "r"(kAccumulate));                                           \
+    }                                                                                             \
+    template <int kAccumulate, int kTransB>                                                       \
     static __device__ __forceinline__ void rs(float (&d)[N / 2], const uint32_t* a, uint64_t b) { \
-      asm volatile(                                                                              \
-          "{\n.reg .pred p;\nsetp.ne.b32 p, %" I5 ", 0;\n"                                       \
-          "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" LIST "}, {%" I0 ", %" I1  \
-          ", %" I2 ", %" I3 "}, %" I4 ", p, 1, 1, %" I6 ";\n}\n"                                 \
-          : ACC(d)                                                                               \
-          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(kAccumulate), "n"(kTransB)); \
-    }                                                                                            \
+      asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" I5                                        \
+                   ", 0;\n"                                                                       \
+                   "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" LIST "}, {%" I0   \
+                   ", %" I1 ", %" I2 ", %" I3 "}, %" I4 ", p, 1, 1, %" I6 ";\n}\n"                \
+                   : ACC(d)                                                                       \
+                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(kAccumulate),        \
+                     "n"(kTransB));                                                               \
+    }                                                                                             \
   };
 
 LH_DEFINE_MMA(64, LH_LIST32, LH_ACC32, "32", "33", "34", "35", "36", "37", "38")
