@@ -177,16 +177,17 @@ class Device {
 
 // A kernel in bf16 rounds weights and outputs once each, as the plain computation does, so its
 // error is of the same size; twice that is the rule FlashAttention's own tests use. Two more terms
-// matter where one key takes nearly all the weight of a row. The plain computation rounds
+// matter where one or two keys take nearly all the weight of a row. The plain computation rounds
 // normalised weights, and 1 exactly; ours rounds exp2(score - shift), off by up to 2^-9 relative.
-// And the argument of that exp2 is off by 2^-24 of the largest score, about 6 * score_size, on each
-// side.
+// And the argument of that exp2 is off by 2^-24 of the largest score, about 6 * size, on each side.
+// The sum of these errors is at most `more` times the largest value (5, of normal numbers) where
+// the scores are large, and averages out to less than that share of the output where they are not.
 void expect_close(const Problem& p, const Difference& d, const std::string& what,
                   float score_size = 1.f) {
   const double size = std::max(score_size, p.q_scale);
-  EXPECT_EQ(d.bad, 0) << what;
   const double more = 0x1p-9 + 1e-6 * size;
-  EXPECT_LE(d.max_error, 2 * d.max_naive_error + more * d.max_exact) << what;
+  EXPECT_EQ(d.bad, 0) << what;
+  EXPECT_LE(d.max_error, 2 * d.max_naive_error + more * (size >= 10 ? 5 : d.max_exact)) << what;
   EXPECT_LE(std::sqrt(d.sum_error2), 2 * std::sqrt(d.sum_naive2) + more * std::sqrt(d.sum_exact2))
       << what;
   // LSE is float32 all the way: sums of a few thousand terms stay well within 1e-4.

@@ -17,6 +17,8 @@
 #include <string>
 #include <vector>
 
+#include "attention/backends/cuda/attention_sm90_tile.h"
+
 namespace longhaul::attention::sm90 {
 
 struct Shape {
@@ -40,17 +42,6 @@ struct Item {
 };
 inline constexpr int64_t kNoMask = int64_t{1} << 30;
 
-// One block of consecutive queries of one item; the kernel visits every head of it.
-struct Tile {
-  int32_t q_row = 0;     // first row of q
-  int32_t q_count = 0;   // rows, 1 .. queries_per_tile
-  int32_t kv_row = 0;    // row of k and v that holds key 0
-  int32_t kv_end = 0;    // keys that at least one query of the tile sees
-  int32_t diagonal = 0;  // query i of the tile sees keys j <= i + diagonal
-  int32_t unused[3] = {};
-};
-static_assert(sizeof(Tile) == 32, "the kernel reads a tile as two 16-byte words");
-
 // Whether this shape has a kernel; else why_not says what is missing.
 bool supported(const Shape& shape, std::string* why_not);
 
@@ -59,8 +50,6 @@ int queries_per_tile(const Shape& shape);
 // Every query of every item once, longest work first. Pure: needs no device. Throws Error(internal)
 // when rows or lengths do not fit the kernel's 31-bit coordinates.
 std::vector<Tile> plan_tiles(const Shape& shape, std::span<const Item> items);
-
-inline constexpr size_t kWorkspaceHeader = 256;  // bytes before the table: counters, zeroed once
 
 enum class OutType : uint8_t { bf16, f32 };
 

@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "attention/backends/cuda/attention_sm90.h"
+#include "attention/backends/cuda/attention_sm90_tile.h"
 
 namespace longhaul::attention::sm90 {
 
