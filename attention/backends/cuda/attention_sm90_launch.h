@@ -1,0 +1,19 @@
+#pragma once
+// Launches one compiled shape of the sm_90a kernel. Each configuration is instantiated in a source
+// file of its own, so that the slow compilations run side by side.
+
+#include <cuda_runtime.h>
+
+#include "attention/backends/cuda/attention_sm90_params.h"
+
+namespace longhaul::attention::sm90 {
+
+template <class C>
+cudaError_t launch(const Params& params, int blocks, cudaStream_t stream);
+
+extern template cudaError_t launch<ConfigD64>(const Params&, int, cudaStream_t);
+extern template cudaError_t launch<ConfigD128>(const Params&, int, cudaStream_t);
+extern template cudaError_t launch<ConfigD192>(const Params&, int, cudaStream_t);
+extern template cudaError_t launch<ConfigD256>(const Params&, int, cudaStream_t);
+
+}  // namespace longhaul::attention::sm90

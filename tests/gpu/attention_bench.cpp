@@ -1,0 +1,98 @@
+// Times the sm_90a attention kernel alone: attention_bench [heads kv_heads dim tokens causal
+// repeats]. Random normal data, CUDA events, the median; one JSON line.
+// scripts/bench_gpu_attention.py times it beside other implementations.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+
+#include "attention/backends/cuda/attention_sm90.h"
+#include "tests/gpu/gpu_test_support.h"
+
+namespace {
+
+namespace sm90 = longhaul::attention::sm90;
+using longhaul::test::DeviceBuffer;
+using longhaul::test::fill_normal;
+
+double median_ms(const sm90::Shape& shape, const sm90::Args& args, int repeats) {
+  std::vector<cudaEvent_t> marks(static_cast<size_t>(repeats) + 1);
+  for (cudaEvent_t& mark : marks) LH_CUDA(cudaEventCreate(&mark));
+  LH_CUDA(cudaEventRecord(marks[0]));
+  for (size_t i = 1; i < marks.size(); ++i) {
+    sm90::forward(shape, args, nullptr);
+    LH_CUDA(cudaEventRecord(marks[i]));
+  }
+  LH_CUDA(cudaDeviceSynchronize());
+  std::vector<float> spans(static_cast<size_t>(repeats));
+  for (size_t i = 0; i < spans.size(); ++i) {
+    LH_CUDA(cudaEventElapsedTime(&spans[i], marks[i], marks[i + 1]));
+  }
+  for (cudaEvent_t mark : marks) LH_CUDA(cudaEventDestroy(mark));
+  std::sort(spans.begin(), spans.end());
+  return spans[spans.size() / 2];
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const auto number = [&](int index, int otherwise) {
+    return argc > index ? std::atoi(argv[index]) : otherwise;
+  };
+  sm90::Shape shape;
+  shape.num_heads = number(1, 32);
+  shape.num_kv_heads = number(2, 4);
+  shape.head_dim = number(3, 128);
+  shape.head_dim_v = shape.head_dim == 192 ? 128 : shape.head_dim;
+  const int64_t tokens = number(4, 8192);
+  const bool causal = number(5, 1) != 0;
+  const int repeats = number(6, 20);
+
+  const auto elements = [&](int heads, int dim) {
+    return static_cast<size_t>(tokens * heads * dim);
+  };
+  const DeviceBuffer<__nv_bfloat16> q(elements(shape.num_heads, shape.head_dim));
+  const DeviceBuffer<__nv_bfloat16> k(elements(shape.num_kv_heads, shape.head_dim));
+  const DeviceBuffer<__nv_bfloat16> v(elements(shape.num_kv_heads, shape.head_dim_v));
+  const DeviceBuffer<__nv_bfloat16> out(elements(shape.num_heads, shape.head_dim_v));
+  const DeviceBuffer<float> lse(elements(shape.num_heads, 1));
+  fill_normal(q.get(), q.size(), 1, 1.f);
+  fill_normal(k.get(), k.size(), 2, 1.f);
+  fill_normal(v.get(), v.size(), 3, 1.f);
+  const sm90::Item item{0, tokens, 0, tokens, causal ? 0 : sm90::kNoMask};
+  const auto tiles = sm90::plan_tiles(shape, {&item, 1});
+  const DeviceBuffer<unsigned char> workspace(sm90::kWorkspaceHeader +
+                                              tiles.size() * sizeof(sm90::Tile));
+  workspace.fill_byte(0);
+  LH_CUDA(cudaMemcpy(workspace.get() + sm90::kWorkspaceHeader, tiles.data(),
+                     tiles.size() * sizeof(sm90::Tile), cudaMemcpyHostToDevice));
+
+  sm90::Args args;
+  args.q = q.get();
+  args.k = k.get();
+  args.v = v.get();
+  args.out = out.get();
+  args.lse = lse.get();
+  args.q_rows = args.kv_rows = tokens;
+  args.q_stride = int64_t{shape.num_heads} * shape.head_dim;
+  args.k_stride = int64_t{shape.num_kv_heads} * shape.head_dim;
+  args.v_stride = int64_t{shape.num_kv_heads} * shape.head_dim_v;
+  args.out_stride = int64_t{shape.num_heads} * shape.head_dim_v;
+  args.scale = 1 / std::sqrt(static_cast<double>(shape.head_dim));
+  args.max_kv_length = tokens;
+  args.workspace = workspace.get();
+  args.num_tiles = static_cast<int64_t>(tiles.size());
+
+  median_ms(shape, args, 3);
+  const double ms = median_ms(shape, args, repeats);
+  const double pairs = causal ? 0.5 * static_cast<double>(tokens) * static_cast<double>(tokens + 1)
+                              : static_cast<double>(tokens) * static_cast<double>(tokens);
+  const double flops = 2.0 * (shape.head_dim + shape.head_dim_v) * shape.num_heads * pairs;
+  std::printf(
+      "{\"heads\": %d, \"kv_heads\": %d, \"head_dim\": %d, \"tokens\": %lld, \"causal\": %s, "
+      "\"ms\": %.4f, \"tflops\": %.1f}\n",
+      shape.num_heads, shape.num_kv_heads, shape.head_dim, static_cast<long long>(tokens),
+      causal ? "true" : "false", ms, flops / ms / 1e9);
+  return 0;
+}
