@@ -51,9 +51,10 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 
 if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then
-  echo "== CUDA toolkit found; the GPU backends are a later part of longhaul, this build is for CPU ranks"
+  echo "== CUDA toolkit found: its Hopper attention kernel and tests are built too (not for the demo);"
+  echo "   'longhaul run' uses CPU ranks in this version"
 else
-  echo "== no CUDA toolkit found: building without GPU support"
+  echo "== no CUDA toolkit found: the GPU kernels are left out; nothing else needs them"
 fi
 
 launcher=()
