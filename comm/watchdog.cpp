@@ -23,7 +23,8 @@ constexpr double kFartherSeconds = 3.0;
 constexpr double kLaterLeaderSeconds = 1.5;
 constexpr double kUnheardSeconds = 1.5;
 constexpr double kUnheardLaterSeconds = 2.5;
-constexpr double kMpiSeconds = 30.0;   // MPI_Init and MPI_Finalize with every rank in them
+constexpr double kMpiSeconds = 30.0;   // MPI_Init and MPI_Finalize with every rank in them, here
+constexpr double kInitSeconds = 10.0;  // MPI_Init over several hosts: slow is not hung
 constexpr double kStopSeconds = 10.0;  // from a signal to stop until a rank must be at an end
 
 double beat_seconds(double deadline) {
@@ -246,7 +247,8 @@ double Watchdog::all_wait_seconds() const {
       const RankBody body = table_.record(slot).read();
       first_host |= body.state != RankState::absent && body.world_rank == 0;
     }
-    return deadline + (first_host ? kUnheardSeconds : kUnheardLaterSeconds);
+    const double patience = num_hosts_ == 0 ? std::max(deadline, kInitSeconds) : deadline;
+    return patience + (first_host ? kUnheardSeconds : kUnheardLaterSeconds);
   }
   if (num_hosts_ == 1) return deadline;
   if (!links_) return std::numeric_limits<double>::infinity();
