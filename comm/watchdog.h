@@ -71,6 +71,7 @@ class Watchdog {
  private:
   void run();
   void beat(RankObserver::Clock::time_point now);
+  std::vector<Sighting> sight_all();  // this host's ranks
   void exchange(const std::vector<Sighting>& local);
   void judge_all(const std::vector<Sighting>& local, RankObserver::Clock::time_point now);
   bool whole_job_here() const;  // every rank of the job has a slot in this host's table
