@@ -23,7 +23,8 @@ constexpr double kFartherSeconds = 3.0;
 constexpr double kLaterLeaderSeconds = 1.5;
 constexpr double kUnheardSeconds = 1.5;
 constexpr double kUnheardLaterSeconds = 2.5;
-constexpr double kMpiSeconds = 30.0;   // MPI_Init and MPI_Finalize with every rank in them
+constexpr double kMpiSeconds = 30.0;   // MPI_Init and MPI_Finalize with every rank in them, here
+constexpr double kInitSeconds = 10.0;  // MPI_Init over several hosts: slow is not hung
 constexpr double kStopSeconds = 10.0;  // from a signal to stop until a rank must be at an end
 
 double beat_seconds(double deadline) {
@@ -85,6 +86,10 @@ void Watchdog::close_links() {
   end_.set_several_hosts(false);
   if (!links_) return;
   const double patience = options_.deadline_seconds > 0 ? options_.deadline_seconds : 60;
+  // The last word must be up to date: the others may wait to hear that all have failed alike.
+  const HostLinks::News news{stop_signal(), static_cast<int32_t>(table_.header().ending.load())};
+  while (!links_->beat(sight_all(), news))
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
   if (!links_->close(patience + kLaterLeaderSeconds))
     end_.end(static_cast<int>(ExitCode::peer_lost),
              fmt::format("a leader of another host did not answer at the end of the run for {:g} s",
@@ -146,8 +151,7 @@ void Watchdog::run() {
 void Watchdog::beat(RankObserver::Clock::time_point now) {
   reporter_.beat();
   if (const int signal = table_.header().stop_signal.load()) request_stop(signal);
-  std::vector<Sighting> local;
-  for (int slot = 0; slot < table_.slots(); ++slot) local.push_back(sight(table_.record(slot)));
+  const std::vector<Sighting> local = sight_all();
   if (links_ && !links_closed_) exchange(local);
   if (table_.header().ending.load() != 0) return;  // somebody has spoken
   // A neighbour and, in turn, all others: one look costs a system call or two.
@@ -177,6 +181,12 @@ void Watchdog::beat(RankObserver::Clock::time_point now) {
     _exit(kCode);
   }
   judge_all(local, now);
+}
+
+std::vector<Sighting> Watchdog::sight_all() {
+  std::vector<Sighting> local;
+  for (int slot = 0; slot < table_.slots(); ++slot) local.push_back(sight(table_.record(slot)));
+  return local;
 }
 
 void Watchdog::exchange(const std::vector<Sighting>& local) {
@@ -246,7 +256,8 @@ double Watchdog::all_wait_seconds() const {
       const RankBody body = table_.record(slot).read();
       first_host |= body.state != RankState::absent && body.world_rank == 0;
     }
-    return deadline + (first_host ? kUnheardSeconds : kUnheardLaterSeconds);
+    const double patience = num_hosts_ == 0 ? std::max(deadline, kInitSeconds) : deadline;
+    return patience + (first_host ? kUnheardSeconds : kUnheardLaterSeconds);
   }
   if (num_hosts_ == 1) return deadline;
   if (!links_) return std::numeric_limits<double>::infinity();

@@ -14,7 +14,8 @@
 // speak first, and the others get some time more, in which they learn that the job is ending:
 // ranks of another host that have neighbours or a helper thread to speak for them 3 s; the leaders
 // after the first, when all wait, 1.5 s. Inside MPI_Init and MPI_Finalize over several hosts,
-// where nobody learns of anything, a host without evidence waits 1.5 s more (rank 0's) or 2.5 s.
+// where nobody learns of anything, a host without evidence waits 1.5 s more (rank 0's) or 2.5 s,
+// in MPI_Init from 10 s on at the earliest: it may well take seconds.
 
 #include <atomic>
 #include <condition_variable>
@@ -70,6 +71,7 @@ class Watchdog {
  private:
   void run();
   void beat(RankObserver::Clock::time_point now);
+  std::vector<Sighting> sight_all();  // this host's ranks
   void exchange(const std::vector<Sighting>& local);
   void judge_all(const std::vector<Sighting>& local, RankObserver::Clock::time_point now);
   bool whole_job_here() const;  // every rank of the job has a slot in this host's table
