@@ -1,42 +1,18 @@
 // One binary, `longhaul`; each subcommand is a file of this folder.
 
-#include <chrono>
-#include <cstdio>
-#include <cstdlib>
 #include <exception>
-#include <new>
 #include <string>
 #include <string_view>
-#include <thread>
 #include <utility>
 #include <vector>
 
 #include "apps/command.h"
+#include "comm/mpi_session.h"
 #include "runtime/core/check.h"
 #include "runtime/core/suggest.h"
 
 namespace longhaul::apps {
 namespace {
-
-// Before MPI is up every rank finds the same mistake; the line should come once. Rank 0 (by the
-// launcher's word) speaks at once; the others only if they are still alive a little later, which
-// they are when the mistake is theirs alone.
-void let_rank_0_speak_first() {
-  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"})
-    if (const char* rank = std::getenv(name)) {
-      if (std::atoi(rank) > 0) std::this_thread::sleep_for(std::chrono::seconds(3));
-      return;
-    }
-}
-
-int report(const Error& e) {
-  let_rank_0_speak_first();
-  if (e.code() == ExitCode::internal)
-    std::fprintf(stderr, "longhaul: internal error: %s [%s:%d]\n", e.what(), e.file(), e.line());
-  else
-    std::fprintf(stderr, "longhaul: %s\n", e.what());
-  return static_cast<int>(e.code());
-}
 
 // What a mistyped word was probably meant to be: ", did you mean --prompts?" or nothing.
 std::string suggestion(const CLI::App& app, const std::string& given) {
@@ -67,7 +43,7 @@ std::string usage_line(const CLI::App& app, const CLI::ParseError& e) {
         fmt::format("'{}' is not known{}", unknown.front(), suggestion(*level, unknown.front()));
   for (char& c : message)
     if (c == '\n') c = ' ';
-  return fmt::format("{}: {} ({} --help lists what there is)", path, message, path);
+  return fmt::format("{} ({} --help lists what there is)", message, path);
 }
 
 int main_checked(int argc, char** argv) {
@@ -93,9 +69,7 @@ int main_checked(int argc, char** argv) {
   } catch (const CLI::Success& e) {
     return app.exit(e);
   } catch (const CLI::ParseError& e) {
-    let_rank_0_speak_first();
-    std::fprintf(stderr, "%s\n", usage_line(app, e).c_str());
-    return static_cast<int>(ExitCode::usage);
+    throw Error(ExitCode::usage, usage_line(app, e));
   }
   for (auto& [sub, action] : commands)
     if (sub->parsed()) return action();
@@ -108,13 +82,7 @@ int main_checked(int argc, char** argv) {
 int main(int argc, char** argv) {
   try {
     return longhaul::apps::main_checked(argc, argv);
-  } catch (const longhaul::Error& e) {
-    return longhaul::apps::report(e);
-  } catch (const std::bad_alloc&) {
-    std::fprintf(stderr, "longhaul: out of memory\n");
-    return static_cast<int>(longhaul::ExitCode::resource);
-  } catch (const std::exception& e) {
-    std::fprintf(stderr, "longhaul: internal error: %s\n", e.what());
-    return static_cast<int>(longhaul::ExitCode::internal);
+  } catch (...) {
+    return longhaul::comm::report_outside_session(std::current_exception());
   }
 }

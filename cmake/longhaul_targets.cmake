@@ -1,5 +1,8 @@
 # Warnings, sanitizers and the two functions by which every target is declared.
 add_library(longhaul_flags INTERFACE)
+# Places in messages are paths of the source tree, wherever it was built.
+target_compile_options(longhaul_flags INTERFACE
+  $<$<COMPILE_LANGUAGE:CXX>:-fmacro-prefix-map=${PROJECT_SOURCE_DIR}/=>)
 target_compile_options(longhaul_flags INTERFACE
   -Wall -Wextra -Wshadow -Wconversion -Wsign-conversion -Wnon-virtual-dtor -Woverloaded-virtual)
 if(LONGHAUL_WERROR)
