@@ -154,32 +154,36 @@ struct Consumer {
     v_ring.advance();
   }
 
-  // All key blocks of one tile, right to left. Scores of block j are multiplied before the output
-  // of block j + 1, so the tensor cores work while the softmax of block j runs.
-  __device__ __forceinline__ void run_tile(const Params& params, const Slot& slot,
-                                           uint32_t q_tile) {
-    const float scale_log2 = params.scale_log2;
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
-    const int top_row = group * 64;
-    // Last key that rows 0 and 1 of this thread see, and the same for the warpgroup's first row.
-    const int row = top_row + warp * 16 + lane / 4;
-    const int last[2] = {min(row + slot.diagonal, slot.kv_end - 1),
-                         min(row + 8 + slot.diagonal, slot.kv_end - 1)};
-    // Blocks [0, clear) need no mask.
-    const int clear = (max(min(top_row + slot.diagonal, slot.kv_end - 1), -1) + 1) / C::kBlockN;
-    const auto mask = [&](int block) {
-      if (block >= clear) {
-        const int column = block * C::kBlockN + 2 * (lane % 4);
-        const int limit[2] = {last[0] - column, last[1] - column};
-        mask_scores(s, limit);
-      }
-    };
+  // What this thread's rows of a tile see.
+  struct View {
+    int last[2];  // the last key that rows 0 and 1 of this thread see
+    int clear;    // blocks [0, clear) need no mask for any row of the warpgroup
+    int quick;    // blocks [0, quick) may use the quick softmax: no mask, and every row has seen a
+                  // key
+  };
 
-    int block = (slot.kv_end + C::kBlockN - 1) / C::kBlockN - 1;
-    // Below this block the quick softmax may be used: no mask there, and every row of the warpgroup
-    // has seen a key before, the first row (the one that sees the fewest) at block settled.
-    const int settled = (top_row + slot.diagonal) / C::kBlockN;
-    const int quick = min(min(clear, settled), block);
+  __device__ __forceinline__ View view_of(const Slot& slot, int first_block) const {
+    const int top_row = group * 64;  // it sees the fewest keys
+    const int row = top_row + threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4;
+    View view;
+    view.last[0] = min(row + slot.diagonal, slot.kv_end - 1);
+    view.last[1] = min(row + 8 + slot.diagonal, slot.kv_end - 1);
+    view.clear = (max(min(top_row + slot.diagonal, slot.kv_end - 1), -1) + 1) / C::kBlockN;
+    const int settled = (top_row + slot.diagonal) / C::kBlockN;  // here the top row sees a key
+    view.quick = min(min(view.clear, settled), first_block);
+    return view;
+  }
+
+  __device__ __forceinline__ void mask(const View& view, int block) {
+    if (block < view.clear) return;
+    const int column = block * C::kBlockN + 2 * (threadIdx.x % 4);
+    const int limit[2] = {view.last[0] - column, view.last[1] - column};
+    mask_scores(s, limit);
+  }
+
+  // The first (rightmost) block of a tile up to its weights.
+  __device__ __forceinline__ void first_block(const Params& params, const Slot& slot,
+                                              const View& view, uint32_t q_tile, int block) {
     if constexpr (C::kQInRegisters) {
 #pragma unroll
       for (int step = 0; step < C::kD / 16; ++step) {
@@ -196,48 +200,61 @@ struct Consumer {
     wgmma::pin(s);
     release(smem.k_empty(k_ring.stage));
     k_ring.advance();
-    mask(block);
+    mask(view, block);
     float alpha[2];
-    update_softmax(s, rows, scale_log2, alpha);
+    update_softmax(s, rows, params.scale_log2, alpha);
     pack_weights<0, C::kBlockN>(s, p);
     const int tail = slot.kv_end - block * C::kBlockN;
     if (tail < C::kBlockN) {
       ptx::mbarrier_wait(smem.v_full(v_ring.stage), v_ring.parity);
       clear_values(tail);
     }
+  }
 
-    if (--block >= 0) ptx::mbarrier_wait(smem.k_full(k_ring.stage), k_ring.parity);
-    for (; block >= 0; --block) {
-      my_turn();
-      wgmma::pin(p);
-      wgmma::pin(o);
-      wgmma::fence();
-      issue_scores(q_tile);
-      ptx::mbarrier_wait(smem.v_full(v_ring.stage), v_ring.parity);
-      wgmma::fence();
-      issue_output();
-      next_turn();
-      // Asked here, the answer comes while the scores are awaited.
-      const uint32_t k_empty = smem.k_empty(k_ring.stage);
-      k_ring.advance();
-      const bool next_k_ready =
-          block == 0 || ptx::mbarrier_test(smem.k_full(k_ring.stage), k_ring.parity);
-      wgmma::wait<1>();
-      wgmma::pin(s);
-      release(k_empty);
-      bool done = false;
-      if (block < quick) {
-        done = quick_softmax(scale_log2, next_k_ready);
-        if (!done) recompute_scores(params, slot, q_tile, block);
-      } else {
-        finish_output(false, next_k_ready);
-      }
-      if (!done) {
-        mask(block);
-        if (update_softmax(s, rows, scale_log2, alpha)) rescale(o, alpha);
-        pack_weights<0, C::kBlockN>(s, p);
-      }
+  // Scores of this block, output of the block before it, weights of this block.
+  __device__ __forceinline__ void next_block(const Params& params, const Slot& slot,
+                                             const View& view, uint32_t q_tile, int block) {
+    my_turn();
+    wgmma::pin(p);
+    wgmma::pin(o);
+    wgmma::fence();
+    issue_scores(q_tile);
+    ptx::mbarrier_wait(smem.v_full(v_ring.stage), v_ring.parity);
+    wgmma::fence();
+    issue_output();
+    next_turn();
+    // Asked here, the answer comes while the scores are awaited.
+    const uint32_t k_empty = smem.k_empty(k_ring.stage);
+    k_ring.advance();
+    const bool next_k_ready =
+        block == 0 || ptx::mbarrier_test(smem.k_full(k_ring.stage), k_ring.parity);
+    wgmma::wait<1>();
+    wgmma::pin(s);
+    release(k_empty);
+    bool done = false;
+    if (block < view.quick) {
+      done = quick_softmax(params.scale_log2, next_k_ready);
+      if (!done) recompute_scores(params, slot, q_tile, block);
+    } else {
+      finish_output(false, next_k_ready);
     }
+    if (!done) {
+      mask(view, block);
+      float alpha[2];
+      if (update_softmax(s, rows, params.scale_log2, alpha)) rescale(o, alpha);
+      pack_weights<0, C::kBlockN>(s, p);
+    }
+  }
+
+  // All key blocks of one tile, right to left. Scores of block j are multiplied before the output
+  // of block j + 1, so the tensor cores work while the softmax of block j runs.
+  __device__ __forceinline__ void run_tile(const Params& params, const Slot& slot,
+                                           uint32_t q_tile) {
+    int block = (slot.kv_end + C::kBlockN - 1) / C::kBlockN - 1;
+    const View view = view_of(slot, block);
+    first_block(params, slot, view, q_tile, block);
+    if (--block >= 0) ptx::mbarrier_wait(smem.k_full(k_ring.stage), k_ring.parity);
+    for (; block >= 0; --block) next_block(params, slot, view, q_tile, block);
 
     ptx::mbarrier_wait(smem.v_full(v_ring.stage), v_ring.parity);
     wgmma::pin(p);
