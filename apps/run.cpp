@@ -40,7 +40,7 @@ int run_ranks(const RunOptions& o, comm::MpiSession& session) {
   // Everything that can be wrong is found before the weights are touched.
   progress.phase = "start";
   if (!o.output.empty() && world.rank() == 0) io::check_output_path(o.output, o.force);
-  const RunInputs inputs = read_inputs(o);
+  const RunInputs inputs = read_inputs(o, world.rank() == 0);
   check_agreement(world, inputs.common);
   const attention::AttentionDesc desc = attention_desc(inputs.config, o);
   attention::BackendChoice choice = attention::select_backend(desc, o.backend);

@@ -12,7 +12,7 @@ namespace {
 
 constexpr int64_t kMaxConfigBytes = 16 << 20;
 
-void check_lengths(const RunInputs& inputs, const RunOptions& o) {
+void check_lengths(const RunInputs& inputs, const RunOptions& o, bool speaks) {
   const int64_t most = inputs.config.max_position_embeddings;
   if (most <= 0) return;
   for (const io::Prompt& p : inputs.prompts) {
@@ -23,7 +23,7 @@ void check_lengths(const RunInputs& inputs, const RunOptions& o) {
         "(max_position_embeddings)",
         p.id, p.tokens.size(), o.generate, most);
     if (o.strict) fail(ExitCode::usage, "{}; shorten it, or leave out --strict", message);
-    spdlog::warn("{}; answers beyond them may be poor", message);
+    if (speaks) spdlog::warn("{}; answers beyond them may be poor", message);
   }
 }
 
@@ -49,16 +49,16 @@ std::vector<std::vector<int32_t>> RunInputs::token_lists() const {
   return lists;
 }
 
-RunInputs read_inputs(const RunOptions& o) {
+RunInputs read_inputs(const RunOptions& o, bool speaks) {
   RunInputs in;
   in.config = io::read_model_config(o.model);
   in.config_json = io::read_small_file(o.model / "config.json", kMaxConfigBytes);
   for (const std::string& key : in.config.unknown_keys)
-    spdlog::warn("config.json: '{}' is not known to longhaul and has no effect", key);
+    if (speaks) spdlog::warn("config.json: '{}' is not known to longhaul and has no effect", key);
   std::string no_tokenizer;
   in.tokenizer = io::load_tokenizer_if_supported(o.model, in.config.vocab_size, no_tokenizer);
   in.prompts = io::read_prompts(o.prompts, in.tokenizer.get(), in.config.vocab_size, no_tokenizer);
-  check_lengths(in, o);
+  check_lengths(in, o, speaks);
   in.checkpoint = o.load_format == "random" ? io::make_random_checkpoint(in.config, o.seed)
                                             : io::open_safetensors(o.model);
   for (const std::string& setting : o.shared_settings())

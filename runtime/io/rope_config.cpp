@@ -47,10 +47,12 @@ void read_llama3(ConfigReader& rope, ops::RopeParameters& out) {
 
 void read_yarn(ConfigReader& rope, double length_ratio, ops::RopeParameters& out) {
   // An explicit null means the ratio of the two lengths; a missing one is refused by transformers.
-  if (rope.is_null("factor"))
+  if (rope.is_null("factor")) {
     out.factor = length_ratio;
-  else
+    rope.ignore({"factor"});
+  } else {
     out.factor = required(rope, "factor", 1e-6, kLargest);
+  }
   const auto zero_is_default = [&](std::string_view key, double fallback) {
     const double value = rope.number(key, fallback, 0, kLargest);
     return value == 0 ? fallback : value;
@@ -60,7 +62,8 @@ void read_yarn(ConfigReader& rope, double length_ratio, ops::RopeParameters& out
   out.mscale = rope.number("mscale", 0, 0, kLargest);
   out.mscale_all_dim = rope.number("mscale_all_dim", 0, 0, kLargest);
   out.attention_factor = rope.number("attention_factor", 0, 1e-6, kLargest);
-  out.truncate = rope.boolean("truncate", true);
+  // Absent is true, an explicit null is false: Python's dict.get and truth.
+  out.truncate = rope.boolean("truncate", !rope.is_null("truncate"));
 }
 
 // Which object holds the parameters; empty for a config without one.

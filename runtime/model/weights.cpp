@@ -43,27 +43,31 @@ class Loader {
     return out;
   }
 
-  // One matrix of the named modules' rows, one below the other.
+  // One matrix of the named modules' rows, one below the other, in a dtype that holds them all.
   Tensor stack(const std::vector<Part>& parts, const char* suffix, int64_t columns) {
+    const auto shape = [&](int64_t rows) {
+      return columns > 0 ? Shape{rows, columns} : Shape{rows};
+    };
+    std::vector<ConstTensorView> views;
     int64_t rows = 0;
-    for (const Part& p : parts) rows += p.out_features;
-    Tensor all;
-    int64_t row = 0;
     for (const Part& p : parts) {
-      const std::string name = p.name + suffix;
-      const Shape shape = columns > 0 ? Shape{p.out_features, columns} : Shape{p.out_features};
-      const ConstTensorView part = checkpoint_.tensor(name, shape);
-      if (!all.defined())
-        all = Tensor(part.dtype, columns > 0 ? Shape{rows, columns} : Shape{rows},
-                     MemoryUse::weights);
-      if (part.dtype != all.dtype())
-        fail(ExitCode::mismatch,
-             "checkpoint: {} is stored as {} but {}{} as {}; give both one dtype", name,
-             dtype_name(part.dtype), parts.front().name, suffix, dtype_name(all.dtype()));
-      std::memcpy(all.view().row_range(row, p.out_features).data, part.data,
-                  static_cast<size_t>(part.num_bytes()));
-      row += p.out_features;
-      checkpoint_.release(name);
+      views.push_back(checkpoint_.tensor(p.name + suffix, shape(p.out_features)));
+      rows += p.out_features;
+    }
+    DType dtype = views.front().dtype;
+    for (const ConstTensorView& v : views)
+      if (v.dtype != dtype)
+        dtype = dtype == DType::f64 || v.dtype == DType::f64 ? DType::f64 : DType::f32;
+    Tensor all(dtype, shape(rows), MemoryUse::weights);
+    int64_t row = 0;
+    for (size_t i = 0; i < parts.size(); ++i) {
+      const TensorView to = all.view().row_range(row, parts[i].out_features);
+      if (views[i].dtype == dtype)
+        std::memcpy(to.data, views[i].data, static_cast<size_t>(to.num_bytes()));
+      else
+        ops::convert(views[i], to);
+      row += parts[i].out_features;
+      checkpoint_.release(parts[i].name + suffix);
     }
     return all;
   }

@@ -166,6 +166,14 @@ TEST(ConfigSpellings, YarnRope) {
   EXPECT_EQ(c.rope.mscale_all_dim, 1.1);
   EXPECT_EQ(c.rope.attention_factor, 1.5);
   EXPECT_FALSE(c.rope.truncate);
+  // dict.get's default is for absent keys; an explicit null is false. Neither is an unknown key.
+  const ModelConfig nulls = parse("qwen3",
+                                  R"("max_position_embeddings":4096,"rope_scaling":{
+      "rope_type":"yarn","factor":null,"original_max_position_embeddings":1024,"truncate":null})",
+                                  "");
+  EXPECT_FALSE(nulls.rope.truncate);
+  EXPECT_EQ(nulls.rope.factor, 4);
+  EXPECT_TRUE(nulls.unknown_keys.empty());
   // null is the ratio of the lengths, and the length outside wins.
   c = parse("qwen2", R"("max_position_embeddings":4096,"original_max_position_embeddings":512,
       "rope_scaling":{"rope_type":"yarn","factor":null,"beta_fast":0,
