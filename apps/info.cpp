@@ -29,6 +29,12 @@ struct RankPlace {
   int default_threads = 0;
 };
 
+#ifdef __clang__
+constexpr const char* kCompiler = __VERSION__;  // names itself
+#else
+constexpr const char* kCompiler = "GCC " __VERSION__;
+#endif
+
 std::vector<RankPlace> gather_places(comm::MpiSession& session, const comm::CoreShares& shares) {
   RankPlace own;
   std::strncpy(own.host, session.host().c_str(), sizeof own.host - 1);
@@ -46,7 +52,7 @@ int info(bool json, comm::MpiSession& session) {
   if (session.rank() != 0) return 0;
   nlohmann::ordered_json j;
   j["version"] = LONGHAUL_VERSION;
-  j["compiler"] = __VERSION__;
+  j["compiler"] = kCompiler;
   j["features"] = {
       {"mpi", true}, {"hdf5", true}, {"onednn", true}, {"cuda", false}, {"nccl", false}};
   j["libraries"] = {{"mpi", comm::mpi_library_version()},
@@ -65,8 +71,7 @@ int info(bool json, comm::MpiSession& session) {
     return 0;
   }
   fmt::print("longhaul {}\n", LONGHAUL_VERSION);
-  fmt::print("  built with   {}; CPU ranks over MPI; no CUDA, no NCCL in this build\n",
-             __VERSION__);
+  fmt::print("  built with   {}; CPU ranks over MPI; no CUDA, no NCCL in this build\n", kCompiler);
   fmt::print("  MPI          {}\n", comm::mpi_library_version());
   fmt::print("  HDF5         {}\n  oneDNN       {}\n", io::hdf5_library_version(),
              ops::onednn_library_version());

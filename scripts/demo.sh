@@ -30,11 +30,12 @@ done
 echo
 echo "== the answers side by side"
 jq -rn --slurpfile four "$results/4.json" --slurpfile one "$results/1.json" '
-  (["prompt", "bytes", "pass key", "4 ranks", "1 rank"] | @tsv),
+  def row: map(tostring | . + " " * ([16 - length, 1] | max)) | join("");
+  (["prompt", "bytes", "pass key", "4 ranks", "1 rank"] | row),
   (range($four[0].sequences | length) as $i
    | $four[0].sequences[$i] as $a | $one[0].sequences[$i] as $b
    | def verdict(s): "\(s.text) \(if s.correct then "right" else "WRONG" end)";
-     [$a.id, $a.num_tokens, $a.answer, verdict($a), verdict($b)] | @tsv)'
+     [$a.id, $a.num_tokens, $a.answer, verdict($a), verdict($b)] | row)'
 if jq -e -n --slurpfile four "$results/4.json" --slurpfile one "$results/1.json" \
   '[$four[0], $one[0]] | all(.sequences | length > 0 and all(.correct == true))' >/dev/null; then
   echo "== every answer is right, on 4 ranks and on 1"
