@@ -5,12 +5,19 @@
 
 #include <cmath>
 #include <filesystem>
+#include <map>
+#include <memory>
 #include <random>
 #include <string>
 
+#include "runtime/io/checkpoint.h"
 #include "runtime/io/hdf5_file.h"
+#include "runtime/io/model_tensors.h"
 #include "runtime/io/prompts.h"
+#include "runtime/io/safetensors_writer.h"
+#include "runtime/ops/elementwise.h"
 #include "tests/support/model_runner.h"
+#include "tests/support/subprocess.h"
 
 namespace longhaul::test {
 namespace {
@@ -107,6 +114,52 @@ TEST(SelfConsistency, NoTokenReachesEarlierOnesOrOtherSequences) {
       }
     EXPECT_TRUE(changed) << "the changed token changed nothing at all";
   }
+}
+
+// A checkpoint whose weights are those of another, some of them widened to float32.
+class WidenedCheckpoint : public io::Checkpoint {
+ public:
+  explicit WidenedCheckpoint(std::unique_ptr<io::Checkpoint> from) : from_(std::move(from)) {}
+  bool has(std::string_view name) const override { return from_->has(name); }
+  ConstTensorView tensor(std::string_view name, const Shape& expected) override {
+    const ConstTensorView stored = from_->tensor(name, expected);
+    if (!widens(name)) return stored;
+    Tensor& wide = wide_[std::string(name)] = Tensor(DType::f32, expected);
+    ops::convert(stored, wide);
+    return wide;
+  }
+  void release(std::string_view name) override { from_->release(name); }
+  std::vector<std::string> unused() const override { return from_->unused(); }
+  std::vector<io::TensorInfo> list() const override { return from_->list(); }
+  DType dtype_of(std::string_view name) const override {
+    return widens(name) ? DType::f32 : from_->dtype_of(name);
+  }
+  int64_t total_bytes() const override { return from_->total_bytes(); }
+  uint64_t fingerprint() const override { return from_->fingerprint(); }
+
+ private:
+  static bool widens(std::string_view name) {
+    return name.find("k_proj") != name.npos || name.find("up_proj") != name.npos;
+  }
+  std::unique_ptr<io::Checkpoint> from_;
+  std::map<std::string, Tensor> wide_;
+};
+
+// q, k and v (gate and up) are one matrix of ours; stored in different types they are the same one.
+TEST(SelfConsistency, StoredTypesOfOneMatrixMayDiffer) {
+  const fs::path original = kData / "golden" / "qwen3";
+  const io::ModelConfig config = io::read_model_config(original);
+  const TemporaryFolder folder;
+  WidenedCheckpoint widened(io::open_safetensors(original));
+  std::vector<io::TensorSpec> tensors = io::model_tensors(config);
+  io::write_checkpoint(widened, tensors, folder.path());
+  fs::copy_file(original / "config.json", folder / "config.json");
+  RunSpec spec;
+  spec.prompts = {{1, 2, 3, 4, 5, 6, 7}, {8, 9, 10}};
+  spec.model = original;
+  const RunOutput expected = run_on_threads(spec);
+  spec.model = folder.path();
+  expect_equal_tensors(run_on_threads(spec), expected, 0, "mixed types: ");
 }
 
 struct Needle {
