@@ -30,8 +30,8 @@ std::vector<std::string> gather_texts(comm::Communicator& comm, const std::strin
 }  // namespace
 
 RunDump::RunDump(const RunOptions& options, const RunInputs& inputs,
-                 const layout::ProcessGrid& grid, std::string_view backend, comm::Communicator& world,
-                 Progress& progress)
+                 const layout::ProcessGrid& grid, std::string_view backend,
+                 comm::Communicator& world, Progress& progress)
     : options_(options), world_(world), progress_(progress) {
   if (options.dump.empty()) return;
   if (world.rank() == 0) io::prepare_dump_directory(options.dump, options.force);

@@ -27,8 +27,8 @@ struct RunInputs {
   std::vector<std::vector<int32_t>> token_lists() const;
 };
 
-// Throws for everything a person can get wrong in the model folder and the prompt file. Warnings come
-// from the rank that `speaks`.
+// Throws for everything a person can get wrong in the model folder and the prompt file. Warnings
+// come from the rank that `speaks`.
 RunInputs read_inputs(const RunOptions& options, bool speaks);
 
 attention::AttentionDesc attention_desc(const io::ModelConfig& config, const RunOptions& options);

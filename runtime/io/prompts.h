@@ -21,9 +21,10 @@ struct Prompt {
 
 // Throws Error(corrupt) with file and line (JSONL) or index for malformed input, Error(usage) for
 // an empty prompt, a token id outside [0, vocab_size), text without a tokenizer, or a file that is
-// not there or of another kind. An object with both `tokens` and `text` is refused (corrupt): which was meant is
-// not ours to guess; null counts as absent; numbers are accepted for `id` and `answer`, as written.
-// Two prompts may share an id. `no_tokenizer_reason` says why `tokenizer` is null (tokenizer.h).
+// not there or of another kind. An object with both `tokens` and `text` is refused (corrupt): which
+// was meant is not ours to guess; null counts as absent; numbers are accepted for `id` and
+// `answer`, as written. Two prompts may share an id. `no_tokenizer_reason` says why `tokenizer` is
+// null (tokenizer.h).
 std::vector<Prompt> read_prompts(const std::filesystem::path& file, const Tokenizer* tokenizer,
                                  int64_t vocab_size, const std::string& no_tokenizer_reason = {});
 

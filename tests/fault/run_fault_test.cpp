@@ -50,15 +50,28 @@ std::vector<Case> all_cases() {
   return cases;
 }
 
-std::string dump_of(const Case& c, const TemporaryFolder& folder) { return folder / c.name; }
+std::string dump_of(const Case& c, const TemporaryFolder& folder) {
+  return folder / c.name;
+}
 
 JobResult run(const Case& c, const TemporaryFolder& folder) {
   const std::string model = LONGHAUL_TEST_DATA "/golden/qwen3_moe";
   Job job;
-  job.command = {LONGHAUL_MPIRUN, "-np",       std::to_string(c.ranks),   LONGHAUL_BINARY,
-                 "run",           "--model",   model,                     "--prompts",
-                 model + "/prompts.json",      "--generate", "3",         "--timeout",
-                 std::to_string(kDeadline),    "--dump",     dump_of(c, folder)};
+  job.command = {LONGHAUL_MPIRUN,
+                 "-np",
+                 std::to_string(c.ranks),
+                 LONGHAUL_BINARY,
+                 "run",
+                 "--model",
+                 model,
+                 "--prompts",
+                 model + "/prompts.json",
+                 "--generate",
+                 "3",
+                 "--timeout",
+                 std::to_string(kDeadline),
+                 "--dump",
+                 dump_of(c, folder)};
   job.environment = {
       {"LONGHAUL_FAULT", c.kind + ":rank=" + std::to_string(c.culprit) + ":" + c.where}};
   return testing_support::run_job(job);
