@@ -10,6 +10,7 @@ mkdir "$work"
 head -n 2 "$model/prompts.jsonl" >"$work/prompts.jsonl"  # the two shortest
 export LONGHAUL PROMPTS="$work/prompts.jsonl" SECRET_TOKEN=hush
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+trap 'echo "FAILED: $name: line $LINENO ended with $?"' ERR
 failures=0 name="" id="" out="" RESULTS=""
 
 check() {  # check WHAT COMMAND...: the command must succeed
@@ -49,6 +50,7 @@ finish() {  # finish STATE CODE:SIGNAL
   touch "$out"
   check "ended as '$is', not '$1 $2'" [ "$is" = "$1 $2" ]
   check "left processes behind" nothing_left
+  echo "$name: $is, ${SECONDS} s"
 }
 nothing_left() {
   local _
