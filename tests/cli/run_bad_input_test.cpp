@@ -185,21 +185,28 @@ TEST(RunBadInput, DegreesThatDoNotMultiplyToTheRanks) {
   expect_complaint(good("--cp 4"), 2, {"4", "1"});
 }
 
+// Rank 0 runs one command and the others another. Not mpirun's "A : B": Open MPI 5.0.7's crashes.
+std::string unlike(const TemporaryFolder& f, int ranks, const std::string& rank_0,
+                   const std::string& others) {
+  write_text(f / "rank.sh", "if [ \"$OMPI_COMM_WORLD_RANK\" = 0 ]; then exec " + rank_0 +
+                                "; fi\nexec " + others + "\n");
+  return under_mpirun(ranks, "bash " + (f / "rank.sh"));
+}
+
 TEST(RunBadInput, RanksStartedDifferently) {
+  const TemporaryFolder f;
   const std::string a = good("--layout zigzag"), b = good("--layout balanced");
-  expect_complaint(kMpirun + " -np 1 " + a + " : -np 2 " + b, 2, {"zigzag", "balanced", "rank 1"});
+  expect_complaint(unlike(f, 3, a, b), 2, {"zigzag", "balanced", "rank 1"});
   SpoiltModel other("qwen3");
   std::string file = read_text(other.path("model.safetensors"));
   const size_t at = file.find("format");
   ASSERT_NE(at, std::string::npos);
   file[at] = 'F';  // another header, and so another file
   write_text(other.path("model.safetensors"), file);
-  expect_complaint(kMpirun + " -np 1 " + good() + " : -np 1 " + run_line(other.dir(), kPrompts), 3,
+  expect_complaint(unlike(f, 2, good(), run_line(other.dir(), kPrompts)), 3,
                    {"checkpoint", "rank 1"});
-  const TemporaryFolder f;
   write_text(f / "p.json", "[[1,2,3]]");
-  expect_complaint(kMpirun + " -np 1 " + good() + " : -np 1 " + run_line(kModel, f / "p.json"), 2,
-                   {"prompt", "rank 1"});
+  expect_complaint(unlike(f, 2, good(), run_line(kModel, f / "p.json")), 2, {"prompt", "rank 1"});
 }
 
 TEST(RunBadInput, SlurmWithoutPmi) {
@@ -233,11 +240,14 @@ TEST(RunBadInput, DiskFullWhileDumping) {
   expect_complaint("ulimit -f 100; " + good("--dump " + (f / "dump")), 5, {"rank_0000.h5"});
   for (const auto& e : fs::directory_iterator(f / "dump"))
     ADD_FAILURE() << "left behind: " << e.path();
-  // Under mpirun the limit leaves room for what MPI itself keeps in files.
+  // Under mpirun the limit leaves room for what MPI itself keeps in files, which Open MPI 5 keeps
+  // smaller than the limit when told to.
   const std::string moe = kData + "/golden/qwen3_moe";
   expect_complaint(
-      under_mpirun(2, "bash -c \"ulimit -f 6000; exec " +
-                          run_line(moe, moe + "/prompts.json", "--dump " + (f / "dump2")) + "\""),
+      "OMPI_MCA_btl_sm_segment_size=1048576 " +
+          under_mpirun(2, "bash -c \"ulimit -f 6000; exec " +
+                              run_line(moe, moe + "/prompts.json", "--dump " + (f / "dump2")) +
+                              "\""),
       5, {"rank_000"});
   EXPECT_FALSE(fs::exists(f / "dump2/manifest.json"));
 }

@@ -107,8 +107,10 @@ std::vector<std::string> left_over(const fs::path& directory, const std::string&
 std::vector<std::string> JobResult::own_lines() const {
   std::vector<std::string> lines;
   std::istringstream text(output);
-  for (std::string line; std::getline(text, line);)
+  for (std::string line; std::getline(text, line);) {
+    line.erase(0, line.find_first_not_of('\0'));  // what Open MPI 5 ends its messages with
     if (line.rfind("longhaul:", 0) == 0) lines.push_back(line);
+  }
   return lines;
 }
 

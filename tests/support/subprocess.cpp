@@ -67,8 +67,10 @@ Finished run_command(const std::string& command, double timeout_seconds) {
 std::vector<std::string> lines_with_prefix(const std::string& text, const std::string& prefix) {
   std::vector<std::string> found;
   std::istringstream in(text);
-  for (std::string line; std::getline(in, line);)
+  for (std::string line; std::getline(in, line);) {
+    line.erase(0, line.find_first_not_of('\0'));  // what Open MPI 5 ends its messages with
     if (line.rfind(prefix, 0) == 0) found.push_back(line);
+  }
   return found;
 }
 

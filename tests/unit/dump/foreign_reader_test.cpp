@@ -43,7 +43,9 @@ TEST(ForeignReaders, H5dumpPrintsSixteenBitFloats) {
   file.close();
   const CommandResult dump_b = run_command("h5dump -y -m %.9g -d /b " + path.string());
   EXPECT_EQ(dump_b.status, 0) << dump_b.text;
-  EXPECT_NE(dump_b.text.find("1, -2.5, 3.140625, 1.17549435e-38"), std::string::npos)
+  // h5dump of HDF5 1.14.4 and later goes through _Float16, where the last value is too small.
+  EXPECT_TRUE(dump_b.text.find("1, -2.5, 3.140625, 1.17549435e-38") != std::string::npos ||
+              dump_b.text.find("1, -2.5, 3.140625, 0 ") != std::string::npos)
       << dump_b.text;
   const CommandResult dump_h = run_command("h5dump -y -m %.9g -d /h " + path.string());
   EXPECT_EQ(dump_h.status, 0) << dump_h.text;
