@@ -5,6 +5,11 @@
 #include "runtime/io/glob.h"
 
 namespace longhaul::apps {
+namespace {
+
+constexpr int kMostThreads = 1024;  // of a rank; more than any host has cores for one rank
+
+}  // namespace
 
 void RunOptions::declare(CLI::App& app) {
   app.add_option("--model", model, "folder with config.json and the weights")->required();
@@ -53,6 +58,8 @@ void RunOptions::check() {
   at_least("--chunk", chunk, 0);
   at_least("--page-size", page_size, 1);
   at_least("--threads", threads, 0);
+  if (threads > kMostThreads)
+    fail(ExitCode::usage, "--threads {}: give at most {}", threads, kMostThreads);
   for (auto [name, degree] :
        {std::pair{"--cp", cp}, {"--ulysses", ulysses}, {"--tp", tp}, {"--ep", ep}, {"--dp", dp}})
     at_least(name, degree, 0);

@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <exception>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -42,6 +43,15 @@ struct ThreadPool::Impl {
     }
   }
 
+  void join() {
+    {
+      std::lock_guard lock(mutex);
+      stop = true;
+    }
+    start.notify_all();
+    for (std::thread& t : threads) t.join();
+  }
+
   void run(int thread) {
     uint64_t seen = 0;
     std::unique_lock lock(mutex);
@@ -60,17 +70,19 @@ struct ThreadPool::Impl {
 ThreadPool::ThreadPool(int num_threads, Progress* progress) : impl_(std::make_unique<Impl>()) {
   LH_CHECK(num_threads >= 1, "{} threads", num_threads);
   impl_->progress = progress;
-  for (int t = 1; t < num_threads; ++t)
-    impl_->threads.emplace_back([impl = impl_.get(), t] { impl->run(t); });
+  try {
+    for (int t = 1; t < num_threads; ++t)
+      impl_->threads.emplace_back([impl = impl_.get(), t] { impl->run(t); });
+  } catch (const std::system_error&) {
+    const size_t started = impl_->threads.size();
+    impl_->join();
+    fail(ExitCode::resource, "the system gave {} of {} threads; give fewer with --threads",
+         started + 1, num_threads);
+  }
 }
 
 ThreadPool::~ThreadPool() {
-  {
-    std::lock_guard lock(impl_->mutex);
-    impl_->stop = true;
-  }
-  impl_->start.notify_all();
-  for (std::thread& t : impl_->threads) t.join();
+  impl_->join();
 }
 
 int ThreadPool::num_threads() const {

@@ -12,7 +12,8 @@ namespace longhaul {
 
 class ThreadPool {
  public:
-  // num_threads >= 1 counts the calling thread, which works too. `progress`, where given, gets a
+  // num_threads >= 1 counts the calling thread, which works too; Error(resource) where the system
+  // gives fewer. `progress`, where given, gets a
   // tick after each task.
   explicit ThreadPool(int num_threads, Progress* progress = nullptr);
   ~ThreadPool();

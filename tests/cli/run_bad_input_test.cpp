@@ -173,6 +173,7 @@ TEST(RunBadInput, OptionsAndNames) {
   expect_complaint(good("--dtype f33"), 2, {"f33", "bf16"});
   expect_complaint(good("--generate -1"), 2, {"--generate"});
   expect_complaint(good("--generate many"), 2, {"--generate", "many"});
+  expect_complaint(good("--threads 100000"), 2, {"--threads", "1024"});
   expect_complaint(good("--timeout 0"), 2, {"--timeout"});
   expect_complaint(good("--dump-filter '*'"), 2, {"--dump-filter", "--dump"});
   expect_complaint(kBinary + " run --model " + kModel, 2, {"--prompts"});
