@@ -42,7 +42,8 @@ if [ "${BOX_STAGE:-}" = "" ]; then
   BOX=$(mktemp -d /tmp/longhaul-slurm.XXXXXX)  # short: the paths of sockets are
   chmod 755 "$BOX"
   export BOX
-  trap 'rm -rf --one-file-system "$BOX"' EXIT
+  # Killed processes may still write for a moment.
+  trap 'for _ in $(seq 50); do rm -rf --one-file-system "$BOX" 2>/dev/null && break; sleep 0.1; done' EXIT
   trap 'kill -KILL "$inside" 2>/dev/null; wait "$inside" || true; exit 130' INT TERM
   # The first process of the namespace takes all others with it when it ends.
   BOX_STAGE=inside unshare "${spaces[@]}" "$0" "$@" &
