@@ -1,16 +1,35 @@
 #include "apps/progress_line.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 
 namespace longhaul::apps {
 
+namespace {
+
+// Where a person would see the line: our stderr, or, since mpirun gives its ranks a pipe, the
+// stderr of the launcher on this host that started us. Null where neither is a terminal.
+std::FILE* open_terminal() {
+  if (isatty(STDERR_FILENO) == 1) return ::fdopen(::dup(STDERR_FILENO), "w");
+  if (std::getenv("OMPI_COMM_WORLD_RANK") == nullptr) return nullptr;
+  const int fd =
+      ::open(fmt::format("/proc/{}/fd/2", ::getppid()).c_str(), O_WRONLY | O_NOCTTY | O_CLOEXEC);
+  if (fd >= 0 && isatty(fd) == 1) return ::fdopen(fd, "w");
+  if (fd >= 0) ::close(fd);
+  return nullptr;
+}
+
+}  // namespace
+
 ProgressLine::ProgressLine(const Progress& progress, int num_layers, bool show)
-    : progress_(progress), num_layers_(num_layers) {
-  if (show && isatty(STDERR_FILENO) == 1) thread_ = std::thread([this] { loop(); });
+    : progress_(progress), num_layers_(num_layers), terminal_(show ? open_terminal() : nullptr) {
+  if (terminal_ != nullptr) thread_ = std::thread([this] { loop(); });
 }
 
 ProgressLine::~ProgressLine() {
@@ -21,7 +40,8 @@ ProgressLine::~ProgressLine() {
   }
   wake_.notify_all();
   thread_.join();
-  std::fputs("\r\033[K", stderr);
+  std::fputs("\r\033[K", terminal_);
+  std::fclose(terminal_);
 }
 
 void ProgressLine::report(const model::StepReport& step) {
@@ -42,8 +62,10 @@ std::string ProgressLine::line() {
 
 void ProgressLine::loop() {
   std::unique_lock lock(mutex_);
-  while (!wake_.wait_for(lock, std::chrono::milliseconds(200), [&] { return stop_; }))
-    fmt::print(stderr, "\r\033[K{}", line());
+  while (!wake_.wait_for(lock, std::chrono::milliseconds(200), [&] { return stop_; })) {
+    fmt::print(terminal_, "\r\033[K{}", line());
+    std::fflush(terminal_);
+  }
 }
 
 }  // namespace longhaul::apps

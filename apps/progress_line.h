@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <cstdio>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -25,6 +26,7 @@ class ProgressLine {
 
   const Progress& progress_;
   int num_layers_;
+  std::FILE* terminal_;  // null: silent
   std::mutex mutex_;
   std::condition_variable wake_;
   bool stop_ = false;

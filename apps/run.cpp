@@ -39,7 +39,11 @@ int run_ranks(const RunOptions& o, comm::MpiSession& session) {
 
   // Everything that can be wrong is found before the weights are touched.
   progress.phase = "start";
-  if (!o.output.empty() && world.rank() == 0) io::check_output_path(o.output, o.force);
+  progress.enter("check the request");
+  if (world.rank() == 0) {
+    if (!o.output.empty()) io::check_output_path(o.output, o.force);
+    check_dump_options(o);
+  }
   const RunInputs inputs = read_inputs(o, world.rank() == 0);
   check_agreement(world, inputs.common);
   const attention::AttentionDesc desc = attention_desc(inputs.config, o);
@@ -57,6 +61,9 @@ int run_ranks(const RunOptions& o, comm::MpiSession& session) {
   progress.phase = "load";
   RunSummary summary;
   model::Decoder decoder = load_decoder(inputs, o, pool, progress, summary.load_seconds);
+  const Common weights{"the content of the weights",
+                       fmt::format("{:016x}", decoder.weights_content()), ExitCode::mismatch};
+  check_agreement(world, {&weights, 1});
 
   RunDump dump(o, inputs, grid, choice.backend->name(), world, progress);
   model::EngineOptions engine_options{o.layout_kind, {o.strategy_kind, o.two_calls},

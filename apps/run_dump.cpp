@@ -1,8 +1,14 @@
 #include "apps/run_dump.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
 #include <vector>
 
-#include "runtime/io/atomic_file.h"
+#include "runtime/io/glob.h"
 
 namespace longhaul::apps {
 namespace {
@@ -27,14 +33,44 @@ std::vector<std::string> gather_texts(comm::Communicator& comm, const std::strin
   return texts;
 }
 
+// Held until the run ends. File systems without locks go without.
+int lock_folder(const std::filesystem::path& dir) {
+  std::error_code ignored;
+  std::filesystem::create_directories(dir, ignored);
+  const int folder = ::open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (folder < 0)
+    fail(ExitCode::usage, "cannot open the folder {} for a dump: {}", dir.string(),
+         std::strerror(errno));
+  if (::flock(folder, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+    ::close(folder);
+    fail(ExitCode::usage, "{}: another run is writing its dump there; give another folder",
+         dir.string());
+  }
+  return folder;
+}
+
 }  // namespace
+
+void check_dump_options(const RunOptions& options) {
+  if (options.dump.empty()) return;
+  io::check_dump_directory(options.dump, options.force);
+  const io::GlobFilter filters(options.dump_filters);
+}
+
+RunDump::~RunDump() {
+  if (lock_ >= 0) ::close(lock_);
+}
 
 RunDump::RunDump(const RunOptions& options, const RunInputs& inputs,
                  const layout::ProcessGrid& grid, std::string_view backend,
                  comm::Communicator& world, Progress& progress)
     : options_(options), world_(world), progress_(progress) {
   if (options.dump.empty()) return;
-  if (world.rank() == 0) io::prepare_dump_directory(options.dump, options.force);
+  if (world.rank() == 0) {
+    io::check_dump_directory(options.dump, options.force);
+    lock_ = lock_folder(options.dump);
+    io::prepare_dump_directory(options.dump, options.force);
+  }
   world.barrier({"dump folder made"});
   info_.version = LONGHAUL_VERSION;
   info_.model = options.model.string();

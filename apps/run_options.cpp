@@ -7,6 +7,7 @@
 namespace longhaul::apps {
 namespace {
 
+constexpr int64_t kMostTokens = int64_t{1} << 40;
 constexpr int kMostThreads = 1024;  // of a rank; more than any host has cores for one rank
 
 }  // namespace
@@ -23,8 +24,13 @@ void RunOptions::declare(CLI::App& app) {
   app.add_option("--generate", generate, "tokens to generate greedily after each prompt");
   app.add_flag("--stop-at-eos", stop_at_eos, "stop a sequence at its end-of-text token");
   app.add_flag("--strict", strict, "warnings about the request are errors");
-  app.add_option("--output", output, "write the result as JSON to this file");
-  app.add_option("--dump", dump, "write the intermediates as HDF5 into this folder");
+  // An unset shell variable must not silently mean "none".
+  const auto not_empty = [](const std::string& given) {
+    return given.empty() ? std::string("the name is empty") : std::string();
+  };
+  app.add_option("--output", output, "write the result as JSON to this file")->check(not_empty);
+  app.add_option("--dump", dump, "write the intermediates as HDF5 into this folder")
+      ->check(not_empty);
   app.add_option("--dump-filter", dump_filters,
                  "shell glob on the names to dump, e.g. 'layers.0[0-3].*'; repeatable")
       ->allow_extra_args(false);
@@ -56,6 +62,10 @@ void RunOptions::check() {
   };
   at_least("--generate", generate, 0);
   at_least("--chunk", chunk, 0);
+  // The command line's parser gives the largest number for anything beyond it.
+  for (auto [name, value] : {std::pair{"--generate", generate}, {"--chunk", chunk}})
+    if (value > kMostTokens)
+      fail(ExitCode::usage, "{} {}: give at most {}", name, value, kMostTokens);
   at_least("--page-size", page_size, 1);
   at_least("--threads", threads, 0);
   if (threads > kMostThreads)

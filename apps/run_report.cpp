@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <nlohmann/json.hpp>
 #include <string_view>
 
@@ -143,7 +145,8 @@ void print_report(const RunSummary& s, const RunOptions& o) {
       static_cast<double>(max_of(s.ranks, &RankFigures::tensor_peak_bytes)) / kMiB,
       static_cast<double>(max_of(s.ranks, &RankFigures::kv_cache_bytes)) / kMiB,
       static_cast<double>(max_of(s.ranks, &RankFigures::weights_bytes)) / kMiB);
-  std::fflush(stdout);
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0)
+    fail(ExitCode::resource, "cannot write the report to stdout: {}", std::strerror(errno));
 }
 
 std::string report_json(const RunSummary& s, const RunOptions& o) {

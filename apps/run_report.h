@@ -36,10 +36,10 @@ struct RunSummary {
   double load_seconds = 0;
   double wall_seconds = 0;  // load, prefill and generation
 
-  // A prompt that came with an answer is judged once something was generated: right when the
+  // A prompt that came with an answer is judged once some text was generated: right when the
   // generated text begins with the answer.
   bool has_answer(size_t i) const { return prompts[i].answer.has_value(); }
-  bool judged(size_t i) const { return has_answer(i) && !generated[i].empty(); }
+  bool judged(size_t i) const { return has_answer(i) && has_text && !generated[i].empty(); }
   bool correct(size_t i) const;
   bool all_correct() const;
   int64_t num_prompt_tokens() const;

@@ -7,6 +7,8 @@
 #include <cstdio>
 #include <new>
 
+#include "runtime/core/temporaries.h"
+
 namespace longhaul::comm {
 namespace {
 
@@ -37,7 +39,7 @@ void end_process(std::exception_ptr error) {
   const Failure failure = explain(error);
   if (FatalHandler handler = fatal_handler.load()) handler(failure);
   std::fprintf(stderr, "longhaul: %s\n", failure.message.c_str());
-  _exit(static_cast<int>(failure.code));
+  exit_at_once(static_cast<int>(failure.code));
 }
 
 void set_fatal_handler(FatalHandler handler) {

@@ -6,6 +6,8 @@
 #include <chrono>
 #include <thread>
 
+#include "runtime/core/temporaries.h"
+
 namespace longhaul::comm {
 namespace {
 
@@ -18,7 +20,7 @@ constexpr auto kSpread = std::chrono::milliseconds(400);
 void exit_later(int exit_code) {
   std::thread([exit_code] {
     std::this_thread::sleep_for(kPatience);
-    _exit(exit_code);
+    exit_at_once(exit_code);
   }).detach();
 }
 
@@ -39,14 +41,15 @@ void JobEnd::speak(int exit_code, const std::string& line) {
   if (several_hosts_.load()) std::this_thread::sleep_for(kSpread);
   if (mpi_usable_.load()) {
     exit_later(exit_code);
+    remove_temporaries();  // MPI_Abort does not come back
     MPI_Abort(MPI_COMM_WORLD, exit_code);
   }
-  _exit(exit_code);
+  exit_at_once(exit_code);
 }
 
 void JobEnd::follow(int exit_code) {
   std::this_thread::sleep_for(kPatience);
-  _exit(exit_code);
+  exit_at_once(exit_code);
 }
 
 }  // namespace longhaul::comm

@@ -17,6 +17,7 @@
 #include "comm/single_communicator.h"
 #include "runtime/core/check.h"
 #include "runtime/core/fault.h"
+#include "runtime/core/temporaries.h"
 
 namespace longhaul::comm {
 namespace {
@@ -57,7 +58,8 @@ MpiSession::Impl::Impl(const SessionOptions& session_options)
       end(table),
       reporter(table.record(table.self()), launcher.launched ? launcher.rank : 0,
                table.pid_namespace()),
-      signals(table, reporter.progress(), launcher.launched ? launcher.rank : 0, host.c_str()),
+      signals(table, reporter.progress(), launcher.launched ? launcher.rank : 0, host.c_str(),
+              !launcher.launched),
       exceptions_before(std::uncaught_exceptions()) {}
 
 void MpiSession::Impl::start_mpi(int* argc, char*** argv) {
@@ -173,7 +175,7 @@ void MpiSession::Impl::finish_after(std::exception_ptr error) {
   } catch (...) {
     end.follow(code);
   }
-  _exit(code);
+  exit_at_once(code);
 }
 
 // For errors in destructors: the job ends at once.

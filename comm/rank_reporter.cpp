@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <exception>
 
 #include "runtime/core/fault.h"
 
@@ -74,8 +75,11 @@ void RankReporter::begin_wait(const Fingerprint& operation) {
 
 void RankReporter::end_wait() {
   progress_.tick();
-  update([](RankBody& body) {
+  // A request that is waited for while an error unwinds must not hide where the error struck.
+  const bool unwinding = std::uncaught_exceptions() > 0;
+  update([unwinding](RankBody& body) {
     body.state = RankState::computing;
+    if (unwinding) return;
     copy_text(body.operation, body.wait.name);
     body.layer = body.wait.layer;
   });

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "runtime/core/check.h"
+#include "runtime/core/temporaries.h"
 
 namespace longhaul::comm {
 namespace {
@@ -22,9 +23,12 @@ std::atomic<int> wanted_stop{0};
 std::atomic<HostTable*> the_table{nullptr};
 std::atomic<Progress*> the_progress{nullptr};
 std::atomic<int> the_rank{-1};
+std::atomic<bool> without_launcher{false};  // nobody else would end a process that does not heed
 char the_host[64];
 struct sigaction old_stops[kNumStops];
 struct sigaction old_crashes[kNumCrashes];
+struct sigaction old_alarm;
+constexpr unsigned kPatienceSeconds = 10;
 
 // snprintf is not for signal handlers.
 class Line {
@@ -54,16 +58,27 @@ class Line {
 void on_stop(int signal) {
   const int saved = errno;
   wanted_stop.store(signal, std::memory_order_relaxed);
+  // Work looks at the request at its next step; where none comes, the alarm ends the process.
+  if (without_launcher.load(std::memory_order_relaxed)) (void)alarm(kPatienceSeconds);
   if (HostTable* table = the_table.load(std::memory_order_relaxed)) {
     // The job is being ended, and the launcher wants us gone.
     const uint32_t ending = table->header().ending.load();
-    if (ending != 0) _exit(static_cast<int>(ending));
+    if (ending != 0) exit_at_once(static_cast<int>(ending));
     if (signal == SIGTERM &&
         table->header().attached.load() < static_cast<uint32_t>(table->slots()))
       table->unlink_name();
     table->header().stop_signal.store(signal);
   }
   errno = saved;
+}
+
+void on_alarm(int) {
+  if (wanted_stop.load(std::memory_order_relaxed) == 0) return;
+  Line line;
+  line << "longhaul: stopped by " << signal_name(wanted_stop.load(std::memory_order_relaxed))
+       << ", in the middle of a step\n";
+  line.print();
+  exit_at_once(static_cast<int>(ExitCode::stopped));
 }
 
 void on_crash(int signal) {
@@ -125,13 +140,19 @@ const char* signal_name(int signal) {
   }
 }
 
-SignalWatch::SignalWatch(HostTable& table, Progress& progress, int world_rank, const char* host) {
+SignalWatch::SignalWatch(HostTable& table, Progress& progress, int world_rank, const char* host,
+                         bool alone) {
   LH_CHECK(the_table.load() == nullptr, "two sessions at once");
   std::strncpy(the_host, host, sizeof the_host - 1);
   the_rank.store(world_rank);
   the_progress.store(&progress);
   wanted_stop.store(0);
+  without_launcher.store(alone);
   the_table.store(&table);
+  struct sigaction on_time {};
+  on_time.sa_handler = on_alarm;
+  on_time.sa_flags = SA_RESTART;
+  set_action(SIGALRM, &on_time, &old_alarm);
   for (size_t i = 0; i < kNumStops; ++i) {
     struct sigaction action {};
     action.sa_handler = on_stop;
@@ -158,6 +179,8 @@ void SignalWatch::set_world_rank(int world_rank) {
 }
 
 SignalWatch::~SignalWatch() {
+  (void)alarm(0);
+  set_action(SIGALRM, &old_alarm, nullptr);
   for (size_t i = 0; i < kNumStops; ++i) set_action(kStops[i], &old_stops[i], nullptr);
   for (size_t i = 0; i < kNumCrashes; ++i) set_action(kCrashes[i], &old_crashes[i], nullptr);
   the_table.store(nullptr);

@@ -12,7 +12,8 @@ namespace longhaul::comm {
 // Installed while alive; one at a time.
 class SignalWatch {
  public:
-  SignalWatch(HostTable& table, Progress& progress, int world_rank, const char* host);
+  // `alone`: without a launcher; a stop that work does not heed for 10 s ends the process then.
+  SignalWatch(HostTable& table, Progress& progress, int world_rank, const char* host, bool alone);
   ~SignalWatch();
   SignalWatch(const SignalWatch&) = delete;
   SignalWatch& operator=(const SignalWatch&) = delete;

@@ -13,6 +13,7 @@
 #include "comm/judge.h"
 #include "comm/stop_signals.h"
 #include "runtime/core/check.h"
+#include "runtime/core/temporaries.h"
 
 namespace longhaul::comm {
 namespace {
@@ -178,7 +179,7 @@ void Watchdog::beat(RankObserver::Clock::time_point now) {
                           });
     if (all_here) end_.end(kCode, fmt::format("stopped by {}", signal_name(stop_signal())));
     table_.claim_ending(kCode);
-    _exit(kCode);
+    exit_at_once(kCode);
   }
   judge_all(local, now);
 }

@@ -9,6 +9,7 @@
 #include <optional>
 #include <utility>
 
+#include "runtime/core/temporaries.h"
 #include "runtime/io/atomic_file.h"
 #include "runtime/io/dump_steps.h"
 #include "runtime/io/dump_stream.h"
@@ -47,25 +48,46 @@ std::string with_layout(std::string_view dims, const std::string& layout) {
 
 }  // namespace
 
+namespace {
+
+// What an earlier dump left in DIR, the manifest first; refuses as prepare_dump_directory says.
+std::vector<fs::path> earlier_dump(const fs::path& dir, bool force) {
+  std::vector<fs::path> files;
+  std::error_code error;
+  for (const fs::directory_entry& entry : fs::directory_iterator(dir, error)) {
+    if (!is_dump_file(entry))
+      fail(ExitCode::usage, "{} holds {}, which no dump wrote: give an empty or new folder",
+           dir.string(), entry.path().filename().string());
+    files.push_back(entry.path());
+  }
+  if (error) fail(ExitCode::usage, "cannot read the folder {}: {}", dir.string(), error.message());
+  if (!files.empty() && !force)
+    fail(ExitCode::usage, "{} holds a dump: give another folder, or --force to replace it",
+         dir.string());
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+}  // namespace
+
+void check_dump_directory(const fs::path& dir, bool force) {
+  std::error_code error;
+  const fs::file_status status = fs::status(dir, error);
+  if (status.type() == fs::file_type::not_found) return;
+  if (!fs::is_directory(status))
+    fail(ExitCode::usage, "cannot make the folder {} for a dump: a file has that name",
+         dir.string());
+  earlier_dump(dir, force);
+}
+
 void prepare_dump_directory(const fs::path& dir, bool force) {
   std::error_code error;
   fs::create_directories(dir, error);
   if (error || !fs::is_directory(dir))
     fail(ExitCode::usage, "cannot make the folder {} for a dump: {}", dir.string(),
          error ? error.message() : "a file has that name");
-  std::vector<fs::path> old_files;
-  for (const fs::directory_entry& entry : fs::directory_iterator(dir)) {
-    if (!is_dump_file(entry))
-      fail(ExitCode::usage, "{} holds {}, which no dump wrote: give an empty or new folder",
-           dir.string(), entry.path().filename().string());
-    old_files.push_back(entry.path());
-  }
-  if (!old_files.empty() && !force)
-    fail(ExitCode::usage, "{} holds a dump: give another folder, or --force to replace it",
-         dir.string());
   // The manifest goes first, so that an interruption here leaves no dump that looks whole.
-  std::sort(old_files.begin(), old_files.end());
-  for (const fs::path& file : old_files)
+  for (const fs::path& file : earlier_dump(dir, force))
     if (!fs::remove(file, error) || error)
       fail(ExitCode::usage, "cannot remove {}: {}", file.string(), error.message());
   if (::access(dir.c_str(), W_OK | X_OK) != 0)
@@ -101,6 +123,7 @@ struct HdfDump::Impl {
   }
 
   void remove_temporary() noexcept {
+    forget_temporary(temporary.string());
     // The streams' datasets keep the file, and so its disk space, as long as they live.
     tensors.clear();
     sequence_index.abandon();
@@ -225,6 +248,7 @@ RankPart HdfDump::Impl::finish() {
                host_name(), static_cast<int64_t>(fs::file_size(temporary)),
                rows,        digest_of_file(temporary, progress)};
   publish_file(temporary, path, false);
+  forget_temporary(temporary.string());
   return part;
 }
 
@@ -244,6 +268,7 @@ HdfDump::HdfDump(const fs::path& dir, int rank, int world_size,
   impl_->path = dir / rank_file_name(rank);
   impl_->temporary = impl_->path;
   impl_->temporary += ".tmp";
+  remember_temporary(impl_->temporary.string());
   impl_->guarded([&] { impl_->create(); });
 }
 

@@ -29,6 +29,8 @@ namespace longhaul::io {
 // Makes DIR, or empties it of an earlier dump when `force`. Throws Error(usage) when DIR is not
 // empty and `force` is false, or when it holds anything that no dump wrote: that is never touched.
 void prepare_dump_directory(const std::filesystem::path& dir, bool force);
+// The same refusals, and nothing is made or removed.
+void check_dump_directory(const std::filesystem::path& dir, bool force);
 
 class HdfDump final : public ActivationSink {
  public:

@@ -29,6 +29,7 @@ class Decoder {
 
   const io::ModelConfig& config() const { return config_; }
   DType compute_dtype() const { return compute_; }
+  uint64_t weights_content() const { return weights_.content; }  // equal weights, equal hash
 
   // All layers over the local tokens -> the residual stream [rows, hidden]. Call
   // attention.begin_step first. `sink` may be null; it gets every intermediate that it wants.

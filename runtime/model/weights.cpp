@@ -1,5 +1,7 @@
 #include "runtime/model/weights.h"
 
+#include <xxhash.h>
+
 #include <cstring>
 #include <tuple>
 #include <utility>
@@ -18,17 +20,26 @@ class Loader {
   ModelWeights load() {
     ModelWeights w;
     const Shape table{config_.vocab_size, config_.hidden_size};
-    w.embedding = checkpoint_.tensor("model.embed_tokens.weight", table);
+    w.embedding = read("model.embed_tokens.weight", table);
     for (int i = 0; i < config_.num_layers; ++i) w.layers.push_back(load_layer(i));
     w.final_norm = vector("model.norm.weight", config_.hidden_size);
     w.lm_head = config_.tie_word_embeddings
                     ? ops::Linear(w.embedding, ConstTensorView{}, compute_)
                     : linear({{"lm_head", config_.vocab_size}}, config_.hidden_size, false);
     progress_.tick();
+    w.content = content_;
     return w;
   }
 
  private:
+  // A tensor of the checkpoint; all its bytes go into the hash that ranks compare.
+  ConstTensorView read(const std::string& name, const Shape& shape) {
+    const ConstTensorView v = checkpoint_.tensor(name, shape);
+    content_ = XXH3_64bits_withSeed(v.data, static_cast<size_t>(v.num_bytes()), content_);
+    progress_.tick();
+    return v;
+  }
+
   struct Part {
     std::string name;  // module name, without ".weight"
     int64_t out_features;
@@ -36,7 +47,7 @@ class Loader {
 
   // A small tensor, converted to the compute dtype.
   Tensor vector(const std::string& name, int64_t size) {
-    const ConstTensorView stored = checkpoint_.tensor(name, Shape{size});
+    const ConstTensorView stored = read(name, Shape{size});
     Tensor out(compute_, {size}, MemoryUse::weights);
     ops::convert(stored, out);
     checkpoint_.release(name);
@@ -51,7 +62,7 @@ class Loader {
     std::vector<ConstTensorView> views;
     int64_t rows = 0;
     for (const Part& p : parts) {
-      views.push_back(checkpoint_.tensor(p.name + suffix, shape(p.out_features)));
+      views.push_back(read(p.name + suffix, shape(p.out_features)));
       rows += p.out_features;
     }
     DType dtype = views.front().dtype;
@@ -78,8 +89,7 @@ class Loader {
     if (bias) b = stack(parts, ".bias", 0);
     if (parts.size() == 1) {
       const std::string name = parts.front().name + ".weight";
-      const ConstTensorView weight =
-          checkpoint_.tensor(name, Shape{parts.front().out_features, in_features});
+      const ConstTensorView weight = read(name, Shape{parts.front().out_features, in_features});
       ops::Linear l(weight, b.view(), compute_);
       checkpoint_.release(name);
       return l;
@@ -134,6 +144,7 @@ class Loader {
   const io::ModelConfig& config_;
   DType compute_;
   Progress& progress_;
+  uint64_t content_ = 0;
 };
 
 }  // namespace

@@ -31,8 +31,9 @@ struct LayerWeights {
 struct ModelWeights {
   ConstTensorView embedding;  // [vocab, hidden] as stored; lives as long as the checkpoint
   std::vector<LayerWeights> layers;
-  Tensor final_norm;    // [hidden]
-  ops::Linear lm_head;  // hidden -> vocab
+  Tensor final_norm;     // [hidden]
+  ops::Linear lm_head;   // hidden -> vocab
+  uint64_t content = 0;  // hash of every stored byte that was read, for the agreement of ranks
 };
 
 // Throws Error(mismatch) with the tensor's name and both shapes where the checkpoint does not fit

@@ -172,6 +172,10 @@ TEST(RunBadInput, OptionsAndNames) {
   expect_complaint(good("--backend cpu --dtype f64"), 2, {"cpu", "float64"});
   expect_complaint(good("--dtype f33"), 2, {"f33", "bf16"});
   expect_complaint(good("--generate -1"), 2, {"--generate"});
+  expect_complaint(good("--generate 9223372036854775807 --strict"), 2, {"--generate"});
+  expect_complaint(good("--chunk 99999999999999999999"), 2, {"--chunk"});
+  expect_complaint(good("--output ''"), 2, {"--output", "empty"});
+  expect_complaint(good("> /dev/full"), 5, {"stdout"});
   expect_complaint(good("--generate many"), 2, {"--generate", "many"});
   expect_complaint(good("--threads 100000"), 2, {"--threads", "1024"});
   expect_complaint(good("--timeout 0"), 2, {"--timeout"});
@@ -210,6 +214,17 @@ TEST(RunBadInput, RanksStartedDifferently) {
   expect_complaint(unlike(f, 2, good(), run_line(kModel, f / "p.json")), 2, {"prompt", "rank 1"});
 }
 
+TEST(RunBadInput, ChangedWeightsAreFoundThoughTheHeaderIsTheSame) {
+  SpoiltModel other("llama");
+  std::string file = read_text(other.path("model.safetensors"));
+  file[file.size() - 1000] = static_cast<char>(file[file.size() - 1000] ^ 1);
+  write_text(other.path("model.safetensors"), file);
+  const std::string llama = kData + "/golden/llama", prompts = llama + "/prompts.json";
+  expect_complaint(
+      kMpirun + " -np 1 " + run_line(llama, prompts) + " : -np 1 " + run_line(other.dir(), prompts),
+      3, {"weights", "rank 1"});
+}
+
 TEST(RunBadInput, SlurmWithoutPmi) {
   expect_complaint(
       "SLURM_NTASKS=4 SLURM_PROCID=0 SLURM_JOB_ID=1 SLURM_STEP_ID=0 "
@@ -239,6 +254,8 @@ TEST(RunBadInput, DiskFullWhileDumping) {
   const TemporaryFolder f;
   // A limit on the file size stands in for a full disk: the same code path, no mount needed.
   expect_complaint("ulimit -f 100; " + good("--dump " + (f / "dump")), 5, {"rank_0000.h5"});
+  expect_complaint(good("--dump " + (f / "never") + " --dump-filter '[z'"), 2, {"[z"});
+  EXPECT_FALSE(fs::exists(f / "never"));
   for (const auto& e : fs::directory_iterator(f / "dump"))
     ADD_FAILURE() << "left behind: " << e.path();
   // Under mpirun the limit leaves room for what MPI itself keeps in files, which Open MPI 5 keeps
