@@ -94,6 +94,9 @@ void on_crash(int signal) {
     line << "\n";
     line.print();
   }
+  // Ranks that have not come yet will not: nobody else would remove the table's name.
+  if (table && table->header().attached.load() < static_cast<uint32_t>(table->slots()))
+    table->unlink_name();
   // As if we had never been here: MPI's handler (a stack trace) or the default.
   for (size_t i = 0; i < kNumCrashes; ++i)
     if (kCrashes[i] == signal) sigaction(signal, &old_crashes[i], nullptr);
