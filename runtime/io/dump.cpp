@@ -14,6 +14,7 @@
 #include "runtime/io/dump_steps.h"
 #include "runtime/io/dump_stream.h"
 #include "runtime/io/glob.h"
+#include "runtime/io/run_attributes.h"
 
 namespace longhaul::io {
 namespace {
@@ -156,15 +157,7 @@ void HdfDump::Impl::create() {
   file = Hdf5File::create(temporary, path.string());
   Hdf5Object root = file->root();
   root.set_attribute("format", "longhaul-dump-rank");
-  root.set_attribute("format_version", int64_t{1});
-  root.set_attribute("version", info.version);
-  root.set_attribute("model", info.model);
-  root.set_attribute("config", info.config_json);
-  root.set_attribute("layout", info.layout);
-  root.set_attribute("strategy", info.strategy);
-  root.set_attribute("backend", info.backend);
-  root.set_attribute("dtype", info.dtype);
-  root.set_attribute("command", info.command);
+  write_run_attributes(root, info);
   root.set_attribute("host", host_name());
   layout::ProcessGrid grid = info.grid;
   grid.world_rank = rank;

@@ -7,6 +7,7 @@
 #include "runtime/io/atomic_file.h"
 #include "runtime/io/dump_digest.h"
 #include "runtime/io/dump_reader.h"
+#include "runtime/io/run_attributes.h"
 
 namespace longhaul::io {
 namespace {
@@ -16,15 +17,7 @@ namespace fs = std::filesystem;
 void describe_run(Hdf5Object root, const Manifest& manifest) {
   const DumpInfo& info = manifest.info;
   root.set_attribute("format", "longhaul-merged");
-  root.set_attribute("format_version", int64_t{1});
-  root.set_attribute("version", info.version);
-  root.set_attribute("model", info.model);
-  root.set_attribute("config", info.config_json);
-  root.set_attribute("layout", info.layout);
-  root.set_attribute("strategy", info.strategy);
-  root.set_attribute("backend", info.backend);
-  root.set_attribute("dtype", info.dtype);
-  root.set_attribute("command", info.command);
+  write_run_attributes(root, info);
   root.set_attribute("num_ranks", static_cast<int64_t>(manifest.files.size()));
   root.set_attribute("cp", int64_t{info.grid.cp});
   root.set_attribute("ulysses", int64_t{info.grid.ulysses});
