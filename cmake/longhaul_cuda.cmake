@@ -22,6 +22,9 @@ if(NOT LONGHAUL_CUDA STREQUAL "OFF")
     message(FATAL_ERROR "LONGHAUL_CUDA=ON, but there is no CUDA toolkit of 12.4 or newer; install one or give -DLONGHAUL_CUDA=AUTO")
   endif()
 endif()
+# Architectures of the kernels that need no Hopper instruction: code for Ampere and Hopper, and an
+# intermediate form that drivers of later GPUs translate.
+set(longhaul_portable_architectures 80-real 90)
 if(longhaul_has_cuda)
   message(STATUS "longhaul: GPU kernels are built with CUDA ${CMAKE_CUDA_COMPILER_VERSION}")
 else()

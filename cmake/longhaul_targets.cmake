@@ -53,3 +53,17 @@ function(longhaul_mpi_test name)
     set_tests_properties(${name}.np${np} PROPERTIES LABELS "mpi" TIMEOUT ${A_TIMEOUT} PROCESSORS 2)
   endforeach()
 endfunction()
+
+# longhaul_cuda_library(name ARCHITECTURES ... SOURCES ... LINK ...): one box of the architecture with
+# kernels in it (.cu and .cpp). The C++ sources get the project's warnings, the kernels nvcc's own.
+# The standard is said by hand: CMake 3.25 does not know that nvcc speaks C++20.
+function(longhaul_cuda_library name)
+  cmake_parse_arguments(A "" "" "ARCHITECTURES;SOURCES;LINK;PRIVATE_LINK" ${ARGN})
+  add_library(${name} STATIC ${A_SOURCES})
+  set_target_properties(${name} PROPERTIES CUDA_ARCHITECTURES "${A_ARCHITECTURES}")
+  target_include_directories(${name} PUBLIC ${PROJECT_SOURCE_DIR})
+  target_link_libraries(${name} PUBLIC ${A_LINK} PRIVATE ${A_PRIVATE_LINK})
+  target_compile_options(${name} PRIVATE
+    "$<$<COMPILE_LANGUAGE:CUDA>:-std=c++20>"
+    "$<$<COMPILE_LANGUAGE:CXX>:$<TARGET_PROPERTY:longhaul_flags,INTERFACE_COMPILE_OPTIONS>>")
+endfunction()
