@@ -24,7 +24,6 @@
 #include "runtime/core/memory.h"
 #include "runtime/io/atomic_file.h"
 #include "runtime/layout/process_grid.h"
-#include "runtime/model/decoder.h"
 #include "runtime/model/engine.h"
 
 namespace longhaul::apps {
@@ -46,8 +45,9 @@ int run_ranks(const RunOptions& o, comm::MpiSession& session) {
   }
   const RunInputs inputs = read_inputs(o, world.rank() == 0);
   check_agreement(world, inputs.common);
-  const attention::AttentionDesc desc = attention_desc(inputs.config, o);
-  attention::BackendChoice choice = attention::select_backend(desc, o.backend);
+  attention::BackendChoice choice = attention::select_backend(
+      [&](DeviceKind device) { return attention_desc(inputs.config, o, device); }, o.backend);
+  const attention::AttentionDesc desc = attention_desc(inputs.config, o, choice.backend->device());
   attention::check_backend_agreement(*choice.backend, world);
   spdlog::info("attention backends: {}", fmt::join(choice.log, "; "));
 
@@ -60,16 +60,15 @@ int run_ranks(const RunOptions& o, comm::MpiSession& session) {
 
   progress.phase = "load";
   RunSummary summary;
-  model::Decoder decoder = load_decoder(inputs, o, pool, progress, summary.load_seconds);
+  const auto executor =
+      load_model(inputs, o, desc.dtype, *choice.backend, pool, progress, summary.load_seconds);
   const Common weights{"the content of the weights",
-                       fmt::format("{:016x}", decoder.weights_content()), ExitCode::mismatch};
+                       fmt::format("{:016x}", executor->weights_content()), ExitCode::mismatch};
   check_agreement(world, {&weights, 1});
 
   RunDump dump(o, inputs, grid, choice.backend->name(), world, progress);
-  model::EngineOptions engine_options{o.layout_kind, {o.strategy_kind, o.two_calls},
-                                      o.chunk,       o.page_size,
-                                      o.generate,    o.stop_at_eos};
-  model::Engine engine(world, decoder, *choice.backend, pool, progress, engine_options);
+  model::Engine engine(world, *executor, progress,
+                       {o.layout_kind, o.chunk, o.generate, o.stop_at_eos});
   reset_memory_peaks();
   world.barrier({"before prefill"});
   {
@@ -95,6 +94,7 @@ int run_ranks(const RunOptions& o, comm::MpiSession& session) {
   summary.wall_seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   summary.backend = choice.backend->name();
+  summary.dtype = dtype_name(desc.dtype);
   summary.model = inputs.config.model_type;
   summary.generated = summary.result.generated;
   summary.prompts = inputs.prompts;

@@ -130,7 +130,7 @@ void print_report(const RunSummary& s, const RunOptions& o) {
   const double tokens = static_cast<double>(s.num_prompt_tokens());
   fmt::print("model {} on {} rank{} x {} thread{}, backend {}, {}, layout {}, strategy {}\n\n",
              s.model, s.ranks.size(), s.ranks.size() == 1 ? "" : "s", s.ranks.front().threads,
-             s.ranks.front().threads == 1 ? "" : "s", s.backend, o.dtype, o.layout, o.strategy);
+             s.ranks.front().threads == 1 ? "" : "s", s.backend, s.dtype, o.layout, o.strategy);
   print_prompts(s);
   print_times(s);
   fmt::print("\n{} prompt tokens: TTFT {:.1f} ms, prefill {:.1f} tokens/s; {:.1f} ms in all\n",
@@ -180,7 +180,7 @@ std::string report_json(const RunSummary& s, const RunOptions& o) {
   j["strategy"] = o.strategy;
   j["layout"] = o.layout;
   j["backend"] = s.backend;
-  j["dtype"] = o.dtype;
+  j["dtype"] = s.dtype;
   j["ttft_ms"] = 1e3 * s.result.ttft_seconds;
   j["prefill_tokens_per_s"] = static_cast<double>(s.num_prompt_tokens()) / s.result.ttft_seconds;
   j["timing_ms"] = std::move(timing);

@@ -32,6 +32,7 @@ struct RunSummary {
   model::RunResult result;
   std::vector<RankFigures> ranks;  // [num ranks], on rank 0
   std::string backend;
+  std::string dtype;
   std::string model;
   double load_seconds = 0;
   double wall_seconds = 0;  // load, prefill and generation
