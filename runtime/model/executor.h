@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "comm/communicator.h"
@@ -44,6 +45,11 @@ class Executor {
   // Collective over the ranks of the run, which give the same layout and ownership.
   // -> [answer_rows] the token of the largest logit, the lowest of equal ones.
   virtual std::vector<int32_t> step(const StepInput& input) = 0;
+
+  // TFLOP/s that a large matrix product reaches here, measured now (0: not known).
+  virtual double matmul_ceiling() { return 0; }
+  // What the rank computes on, for reports: "NVIDIA H200", or empty for CPU cores.
+  virtual std::string device_name() const { return {}; }
 
   virtual StageTimes times() const = 0;  // since begin_run
   virtual int64_t kv_cache_bytes() const = 0;

@@ -8,6 +8,7 @@
 #include "comm/cuda/device_wait.h"
 #include "comm/cuda/gather.h"
 #include "runtime/core/log.h"
+#include "runtime/core/trace.h"
 #include "runtime/model/cuda/cuda_decoder.h"
 
 namespace longhaul::model {
@@ -38,6 +39,9 @@ class CudaExecutor final : public Executor {
   }
 
   std::vector<int32_t> step(const StepInput& in) override;
+
+  double matmul_ceiling() override { return ops::cuda::matmul_ceiling(stream_); }
+  std::string device_name() const override { return cuda::current_device().name; }
 
   StageTimes times() const override { return run_->times; }
   int64_t kv_cache_bytes() const override { return run_->cache.num_bytes(); }
@@ -142,7 +146,15 @@ std::vector<int32_t> CudaExecutor::step(const StepInput& in) {
   clock_.end();
   step_done_.record(stream_);
   wait({"step"}, step_done_);
-  clock_.collect(run_->times);
+  const auto pieces = clock_.collect(run_->times);
+  if (Trace* trace = progress_.trace.load()) {
+    const auto at = [&](double seconds) {
+      return clock_.began() + std::chrono::duration_cast<Trace::Clock::duration>(
+                                  std::chrono::duration<double>(seconds));
+    };
+    for (const StageClock::Piece& p : pieces)
+      trace->span(TraceTrack::compute, p.name, p.layer, at(p.begin), at(p.end));
+  }
   std::vector<int32_t> chosen(in.answer_rows.size());
   if (!chosen.empty()) {
     LH_CUDA(cudaMemcpyAsync(chosen.data(), decoder_.answers(), chosen.size() * sizeof(int32_t),
