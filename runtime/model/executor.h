@@ -46,7 +46,7 @@ class Executor {
   // -> [answer_rows] the token of the largest logit, the lowest of equal ones.
   virtual std::vector<int32_t> step(const StepInput& input) = 0;
 
-  // TFLOP/s that a large matrix product reaches here, measured now (0: not known).
+  // TFLOP/s that a large matrix product reaches here, measured now (0: not known). Ends the run.
   virtual double matmul_ceiling() { return 0; }
   // What the rank computes on, for reports: "NVIDIA H200", or empty for CPU cores.
   virtual std::string device_name() const { return {}; }

@@ -17,7 +17,7 @@ namespace longhaul::model {
 class CudaDecoder {
  public:
   CudaDecoder(const io::ModelConfig& config, CudaModelWeights weights, DType compute,
-              cudaStream_t stream, Progress& progress);
+              bool deterministic, cudaStream_t stream, Progress& progress);
 
   const io::ModelConfig& config() const { return config_; }
   DType compute_dtype() const { return compute_; }
@@ -57,6 +57,7 @@ class CudaDecoder {
   const io::ModelConfig config_;
   CudaModelWeights weights_;
   DType compute_;
+  ops::cuda::LinearOptions plain_, residual_;  // y = x W^T, y += x W^T
   cudaStream_t stream_;
   Progress& progress_;
   cuda::DeviceTensor inverse_frequencies_;  // [head_dim / 2] f64

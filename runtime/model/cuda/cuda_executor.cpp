@@ -10,6 +10,7 @@
 #include "runtime/core/log.h"
 #include "runtime/core/trace.h"
 #include "runtime/model/cuda/cuda_decoder.h"
+#include "runtime/ops/cuda/machine_peak.h"
 
 namespace longhaul::model {
 namespace {
@@ -24,9 +25,8 @@ class CudaExecutor final : public Executor {
                Progress& progress, const ExecutorOptions& options)
       : options_(options),
         progress_(progress),
-        decoder_(config,
-                 load_cuda_weights(checkpoint, config, compute, options.deterministic, progress),
-                 compute, stream_, progress),
+        decoder_(config, load_cuda_weights(checkpoint, config, compute, progress), compute,
+                 options.deterministic, stream_, progress),
         clock_(stream_) {}
 
   const io::ModelConfig& config() const override { return decoder_.config(); }
@@ -40,7 +40,11 @@ class CudaExecutor final : public Executor {
 
   std::vector<int32_t> step(const StepInput& in) override;
 
-  double matmul_ceiling() override { return ops::cuda::matmul_ceiling(stream_); }
+  double matmul_ceiling() override {
+    run_.reset();
+    arena_ = {};
+    return 1e-12 * ops::cuda::matmul_ceiling(stream_);
+  }
   std::string device_name() const override { return cuda::current_device().name; }
 
   StageTimes times() const override { return run_->times; }
