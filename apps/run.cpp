@@ -12,6 +12,7 @@
 
 #include "apps/agreement.h"
 #include "apps/command.h"
+#include "apps/gpu.h"
 #include "apps/progress_line.h"
 #include "apps/run_dump.h"
 #include "apps/run_inputs.h"
@@ -59,6 +60,7 @@ int run_ranks(const RunOptions& o, comm::MpiSession& session) {
     spdlog::warn("{}", w);
   ThreadPool pool(threads, &progress);
   choice.backend->prepare(desc, threads);
+  if (choice.backend->device() == DeviceKind::cuda) open_gpu(session);
 
   progress.phase = "load";
   RunSummary summary;
