@@ -18,6 +18,7 @@
 #include "runtime/core/log.h"
 #include "runtime/io/checkpoint.h"
 #include "runtime/model/engine.h"
+#include "runtime/model/make_executor.h"
 
 namespace longhaul::apps {
 namespace {
@@ -29,7 +30,7 @@ struct Options {
   int threads = 1;
   int repeat = 3;
   int64_t chunk = 0;
-  std::string dtype = "f32", layout = "balanced", backend, load_format = "auto";
+  std::string dtype, layout = "balanced", backend, load_format = "auto", exchange = "auto";
   double timeout_seconds = 60;
   bool json = false;
 
@@ -82,14 +83,13 @@ std::vector<Series> make_series(const Options& o, comm::MpiSession& session) {
   return series;
 }
 
-void run_once(Series& s, const Options& o, model::Decoder& decoder, attention::Backend& backend,
-              ThreadPool& pool, Progress& progress,
+void run_once(Series& s, const Options& o, model::Executor& executor, Progress& progress,
               const std::vector<std::vector<int32_t>>& prompts) {
   model::EngineOptions options;
   options.layout = layout::parse_layout(o.layout);
   options.chunk_tokens = o.chunk;
   options.generate = 1;
-  model::Engine engine(*s.comm, decoder, backend, pool, progress, options);
+  model::Engine engine(*s.comm, executor, progress, options);
   s.comm->barrier({"bench start"});
   const model::RunResult r = engine.run(prompts, nullptr, [](const model::StepReport&) {});
   double worst[3] = {r.ttft_seconds, r.prefill_times.attention, r.prefill_times.exchange_exposed};
@@ -145,9 +145,8 @@ void print_json(const Options& o, const std::vector<Series>& series) {
   fmt::print("{}\n", j.dump(2));
 }
 
-int bench_ranks(const Options& o, comm::MpiSession& session) {
+int bench_ranks(Options o, comm::MpiSession& session) {
   Progress& progress = session.progress();
-  const DType compute = parse_dtype(o.dtype);
   const io::ModelConfig config = io::read_model_config(o.model);
   const auto checkpoint = o.load_format == "random" ? io::make_random_checkpoint(config, 0)
                                                     : io::open_safetensors(o.model);
@@ -155,21 +154,28 @@ int bench_ranks(const Options& o, comm::MpiSession& session) {
       !w.empty() && session.rank() == 0)
     spdlog::warn("{}", w);
   ThreadPool pool(o.threads, &progress);
-  attention::AttentionDesc desc;
-  desc.dtype = compute;
-  desc.head_dim = desc.head_dim_v = config.head_dim;
-  attention::BackendChoice choice = attention::select_backend(desc, o.backend);
+  const attention::DescFor desc_for = [&](DeviceKind device) {
+    attention::AttentionDesc desc;
+    desc.dtype = o.dtype.empty() ? model::default_dtype(config, device) : parse_dtype(o.dtype);
+    desc.head_dim = desc.head_dim_v = config.head_dim;
+    return desc;
+  };
+  attention::BackendChoice choice = attention::select_backend(desc_for, o.backend);
+  const attention::AttentionDesc desc = desc_for(choice.backend->device());
+  o.dtype = dtype_name(desc.dtype);
   choice.backend->prepare(desc, o.threads);
   progress.phase = "load";
-  model::Decoder decoder(config, model::load_weights(*checkpoint, config, compute, progress),
-                         compute, pool, progress);
+  model::ExecutorOptions options;
+  options.exchange = o.exchange;
+  const auto executor = model::make_executor(config, *checkpoint, desc.dtype, *choice.backend, pool,
+                                             progress, options);
   const auto prompts = random_prompts(o, config.vocab_size);
   std::vector<Series> series = make_series(o, session);
   progress.phase = "bench";
   for (int i = -1; i < o.repeat; ++i)  // the first round warms up
     for (Series& s : series) {
       session.world().barrier({"bench turn"});
-      if (s.comm) run_once(s, o, decoder, *choice.backend, pool, progress, prompts);
+      if (s.comm) run_once(s, o, *executor, progress, prompts);
       if (i < 0) s.seconds.clear();
     }
   bool same = true;
@@ -195,7 +201,9 @@ Action add_bench_prefill(CLI::App& app) {
   app.add_option("--threads", o->threads, "threads a rank")->check(CLI::PositiveNumber);
   app.add_option("--repeat", o->repeat, "runs of each rank count")->check(CLI::PositiveNumber);
   app.add_option("--chunk", o->chunk, "new tokens a step (0: all)")->check(CLI::NonNegativeNumber);
-  app.add_option("--dtype", o->dtype, "f32, bf16 or f64");
+  app.add_option("--dtype", o->dtype, "f32, bf16 or f64 (default: the device's)");
+  app.add_option("--exchange", o->exchange, "how GPUs exchange KV: auto, peer, nccl, staged")
+      ->check(CLI::IsMember({"auto", "peer", "nccl", "staged"}));
   app.add_option("--layout", o->layout, "balanced, zigzag or contiguous");
   app.add_option("--backend", o->backend, "attention backend");
   app.add_option("--load-format", o->load_format, "auto, or random for seeded weights")

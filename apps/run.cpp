@@ -17,6 +17,7 @@
 #include "apps/run_inputs.h"
 #include "apps/run_options.h"
 #include "apps/run_report.h"
+#include "apps/run_trace.h"
 #include "attention/registry.h"
 #include "comm/affinity.h"
 #include "comm/mpi_session.h"
@@ -24,7 +25,6 @@
 #include "runtime/core/memory.h"
 #include "runtime/io/atomic_file.h"
 #include "runtime/layout/process_grid.h"
-#include "runtime/model/decoder.h"
 #include "runtime/model/engine.h"
 
 namespace longhaul::apps {
@@ -42,12 +42,14 @@ int run_ranks(const RunOptions& o, comm::MpiSession& session) {
   progress.enter("check the request");
   if (world.rank() == 0) {
     if (!o.output.empty()) io::check_output_path(o.output, o.force);
+    if (!o.trace.empty()) io::check_output_path(o.trace, o.force);
     check_dump_options(o);
   }
   const RunInputs inputs = read_inputs(o, world.rank() == 0);
   check_agreement(world, inputs.common);
-  const attention::AttentionDesc desc = attention_desc(inputs.config, o);
-  attention::BackendChoice choice = attention::select_backend(desc, o.backend);
+  attention::BackendChoice choice = attention::select_backend(
+      [&](DeviceKind device) { return attention_desc(inputs.config, o, device); }, o.backend);
+  const attention::AttentionDesc desc = attention_desc(inputs.config, o, choice.backend->device());
   attention::check_backend_agreement(*choice.backend, world);
   spdlog::info("attention backends: {}", fmt::join(choice.log, "; "));
 
@@ -60,16 +62,21 @@ int run_ranks(const RunOptions& o, comm::MpiSession& session) {
 
   progress.phase = "load";
   RunSummary summary;
-  model::Decoder decoder = load_decoder(inputs, o, pool, progress, summary.load_seconds);
+  const auto executor =
+      load_model(inputs, o, desc.dtype, *choice.backend, pool, progress, summary.load_seconds);
   const Common weights{"the content of the weights",
-                       fmt::format("{:016x}", decoder.weights_content()), ExitCode::mismatch};
+                       fmt::format("{:016x}", executor->weights_content()), ExitCode::mismatch};
   check_agreement(world, {&weights, 1});
 
   RunDump dump(o, inputs, grid, choice.backend->name(), world, progress);
-  model::EngineOptions engine_options{o.layout_kind, {o.strategy_kind, o.two_calls},
-                                      o.chunk,       o.page_size,
-                                      o.generate,    o.stop_at_eos};
-  model::Engine engine(world, decoder, *choice.backend, pool, progress, engine_options);
+  model::Engine engine(world, *executor, progress,
+                       {o.layout_kind, o.chunk, o.generate, o.stop_at_eos});
+  Trace trace;
+  int64_t clock_offset = 0;
+  if (!o.trace.empty()) {
+    clock_offset = clock_offset_ns(world);
+    progress.trace = &trace;
+  }
   reset_memory_peaks();
   world.barrier({"before prefill"});
   {
@@ -79,6 +86,9 @@ int run_ranks(const RunOptions& o, comm::MpiSession& session) {
   }
   progress.phase = "dump";
   dump.close();
+
+  progress.trace = nullptr;
+  if (!o.trace.empty()) write_trace(world, trace, clock_offset, o.trace, o.force);
 
   progress.phase = "report";
   RankFigures own;
@@ -90,11 +100,16 @@ int run_ranks(const RunOptions& o, comm::MpiSession& session) {
   own.tensor_peak_bytes = memory_figures_without_weights().peak_bytes;
   own.kv_cache_bytes = summary.result.kv_cache_bytes;
   own.threads = threads;
+  own.flops = summary.result.prefill_flops.total();
+  own.attention_flops = summary.result.prefill_flops.attention;
+  own.matmul_ceiling = executor->matmul_ceiling();
+  std::strncpy(own.device, executor->device_name().c_str(), sizeof own.device - 1);
   std::strncpy(own.host, session.host().c_str(), sizeof own.host - 1);
   summary.ranks = gather_figures(world, own);
   summary.wall_seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   summary.backend = choice.backend->name();
+  summary.dtype = dtype_name(desc.dtype);
   summary.model = inputs.config.model_type;
   summary.generated = summary.result.generated;
   summary.prompts = inputs.prompts;

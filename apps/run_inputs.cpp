@@ -70,19 +70,26 @@ RunInputs read_inputs(const RunOptions& o, bool speaks) {
   return in;
 }
 
-attention::AttentionDesc attention_desc(const io::ModelConfig& config, const RunOptions& o) {
+attention::AttentionDesc attention_desc(const io::ModelConfig& config, const RunOptions& o,
+                                        DeviceKind device) {
   attention::AttentionDesc desc;
-  desc.dtype = o.compute;
+  desc.dtype = o.compute ? *o.compute : model::default_dtype(config, device);
   desc.head_dim = config.head_dim;
   desc.head_dim_v = config.head_dim;
   desc.causal = true;
   return desc;
 }
 
-model::Decoder load_decoder(const RunInputs& in, const RunOptions& o, ThreadPool& pool,
-                            Progress& progress, double& seconds) {
+std::unique_ptr<model::Executor> load_model(const RunInputs& in, const RunOptions& o, DType compute,
+                                            attention::Backend& backend, ThreadPool& pool,
+                                            Progress& progress, double& seconds) {
   model::StageTimer timer(seconds);
-  model::ModelWeights weights = model::load_weights(*in.checkpoint, in.config, o.compute, progress);
+  model::ExecutorOptions options;
+  options.attention = {o.strategy_kind, o.two_calls};
+  options.page_size = o.page_size;
+  options.exchange = o.exchange;
+  auto executor =
+      model::make_executor(in.config, *in.checkpoint, compute, backend, pool, progress, options);
   const std::vector<std::string> unused = in.checkpoint->unused();
   for (size_t i = 0; i < unused.size(); ++i) {
     if (i == 8) {
@@ -92,7 +99,7 @@ model::Decoder load_decoder(const RunInputs& in, const RunOptions& o, ThreadPool
     }
     spdlog::info("checkpoint: tensor {} is not used by this model", unused[i]);
   }
-  return model::Decoder(in.config, std::move(weights), o.compute, pool, progress);
+  return executor;
 }
 
 }  // namespace longhaul::apps

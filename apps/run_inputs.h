@@ -12,7 +12,7 @@
 #include "runtime/io/model_config.h"
 #include "runtime/io/prompts.h"
 #include "runtime/io/tokenizer.h"
-#include "runtime/model/decoder.h"
+#include "runtime/model/make_executor.h"
 
 namespace longhaul::apps {
 
@@ -31,10 +31,13 @@ struct RunInputs {
 // come from the rank that `speaks`.
 RunInputs read_inputs(const RunOptions& options, bool speaks);
 
-attention::AttentionDesc attention_desc(const io::ModelConfig& config, const RunOptions& options);
+// What attention must do on a device; an unset --dtype becomes the device's default.
+attention::AttentionDesc attention_desc(const io::ModelConfig& config, const RunOptions& options,
+                                        DeviceKind device);
 
-// Reads and packs the weights; adds the seconds it took.
-model::Decoder load_decoder(const RunInputs& inputs, const RunOptions& options, ThreadPool& pool,
-                            Progress& progress, double& seconds);
+// Reads the weights onto the backend's device; adds the seconds it took.
+std::unique_ptr<model::Executor> load_model(const RunInputs& inputs, const RunOptions& options,
+                                            DType compute, attention::Backend& backend,
+                                            ThreadPool& pool, Progress& progress, double& seconds);
 
 }  // namespace longhaul::apps

@@ -1,5 +1,8 @@
 #include "apps/run_options.h"
 
+#include <algorithm>
+#include <array>
+
 #include "attention/registry.h"
 #include "runtime/core/check.h"
 #include "runtime/io/glob.h"
@@ -29,6 +32,8 @@ void RunOptions::declare(CLI::App& app) {
     return given.empty() ? std::string("the name is empty") : std::string();
   };
   app.add_option("--output", output, "write the result as JSON to this file")->check(not_empty);
+  app.add_option("--trace", trace, "write a timeline of all ranks (Chrome trace JSON) to this file")
+      ->check(not_empty);
   app.add_option("--dump", dump, "write the intermediates as HDF5 into this folder")
       ->check(not_empty);
   app.add_option("--dump-filter", dump_filters,
@@ -44,13 +49,18 @@ void RunOptions::declare(CLI::App& app) {
   app.add_option("--layout", layout, "who owns which tokens: balanced, zigzag, contiguous")
       ->capture_default_str();
   app.add_option("--backend", backend, "attention backend (default: the first that can run)");
-  app.add_option("--dtype", dtype, "arithmetic and storage: f32, bf16, f64")->capture_default_str();
+  app.add_option(
+      "--dtype", dtype,
+      "arithmetic and storage: f32, bf16, f64 (default: as stored on GPUs, f32 on CPUs)");
   app.add_option("--chunk", chunk, "new tokens a prefill step over the whole batch (0: all)");
   app.add_option("--page-size", page_size, "tokens a page of the KV cache")->capture_default_str();
   app.add_option("--threads", threads,
                  "threads a rank (default: what its cores and neighbours leave)");
   app.add_option("--timeout", timeout_seconds,
                  "seconds without a sign of life after which a rank counts as hung")
+      ->capture_default_str();
+  app.add_option("--exchange", exchange,
+                 "how GPUs exchange KV: auto (measured), peer, nccl, staged")
       ->capture_default_str();
   app.add_flag("--two-calls", two_calls,
                "one attention call a half, as vendor backends are called, not one for both");
@@ -86,11 +96,14 @@ void RunOptions::check() {
     fail(ExitCode::usage, "--load-format '{}': give auto or random", load_format);
   if (!dump_filters.empty() && dump.empty())
     fail(ExitCode::usage, "--dump-filter without --dump: give --dump DIR too");
-  compute = parse_dtype(dtype);
-  if (compute != DType::f32 && compute != DType::bf16 && compute != DType::f64)
+  if (!dtype.empty()) compute = parse_dtype(dtype);
+  if (compute && compute != DType::f32 && compute != DType::bf16 && compute != DType::f64)
     fail(ExitCode::usage, "--dtype {}: computes in f32, bf16 or f64 only", dtype);
   layout_kind = layout::parse_layout(layout);
   strategy_kind = attention::parse_strategy(strategy);
+  constexpr std::array exchanges = {"auto", "peer", "nccl", "staged"};
+  if (std::find(exchanges.begin(), exchanges.end(), exchange) == exchanges.end())
+    fail(ExitCode::usage, "--exchange '{}': give one of {}", exchange, fmt::join(exchanges, ", "));
   if (page_size > 1 << 20) fail(ExitCode::usage, "--page-size {}: give at most 1048576", page_size);
 }
 
@@ -102,6 +115,7 @@ std::vector<std::string> RunOptions::shared_settings() const {
       fmt::format("--stop-at-eos={}", stop_at_eos),
       fmt::format("--strict={}", strict),
       fmt::format("--output={}", output.empty() ? "none" : "given"),
+      fmt::format("--trace={}", trace.empty() ? "none" : "given"),
       fmt::format("--dump={}", dump.empty() ? "none" : dump),
       fmt::format("--dump-filter={}", fmt::join(dump_filters, ",")),
       fmt::format("--force={}", force),
@@ -110,6 +124,7 @@ std::vector<std::string> RunOptions::shared_settings() const {
       fmt::format("--layout={}", layout),
       fmt::format("--backend={}", backend),
       fmt::format("--dtype={}", dtype),
+      fmt::format("--exchange={}", exchange),
       fmt::format("--chunk={}", chunk),
       fmt::format("--page-size={}", page_size),
       fmt::format("--timeout={}", timeout_seconds),

@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,7 @@ struct RunOptions {
 
   std::string output;  // empty: none
   std::string dump;    // empty: none
+  std::string trace;   // empty: none
   std::vector<std::string> dump_filters;
   bool force = false;
 
@@ -32,9 +34,10 @@ struct RunOptions {
   std::string strategy = "allgather";
   std::string layout = "balanced";
   std::string backend;  // empty: first of the priority list that can
-  std::string dtype = "f32";
+  std::string dtype;    // empty: the device's default
   int64_t chunk = 0;
   int64_t page_size = 64;
+  std::string exchange = "auto";
   int threads = 0;  // 0: what the affinity mask and the neighbours leave
   double timeout_seconds = 60;
   bool two_calls = false;
@@ -43,7 +46,7 @@ struct RunOptions {
   // Checked forms of the names above, set by check().
   layout::LayoutKind layout_kind = layout::LayoutKind::balanced;
   attention::Strategy strategy_kind = attention::Strategy::allgather;
-  DType compute = DType::f32;
+  std::optional<DType> compute;  // unset: the device's default
 
   void declare(CLI::App& app);
   // Everything that can be wrong without looking at files or other ranks: Error(usage).

@@ -21,7 +21,11 @@ struct RankFigures {
   int64_t tensor_peak_bytes = 0;  // everything but weights
   int64_t kv_cache_bytes = 0;
   int threads = 1;
+  double flops = 0;            // of the prefill
+  double attention_flops = 0;  // part of it
+  double matmul_ceiling = 0;   // TFLOP/s; 0: not known
   char host[64] = {};
+  char device[64] = {};  // empty: CPU cores
 };
 
 struct RunSummary {
@@ -32,6 +36,7 @@ struct RunSummary {
   model::RunResult result;
   std::vector<RankFigures> ranks;  // [num ranks], on rank 0
   std::string backend;
+  std::string dtype;
   std::string model;
   double load_seconds = 0;
   double wall_seconds = 0;  // load, prefill and generation

@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "runtime/core/device_kind.h"
 #include "runtime/core/tensor.h"
 #include "runtime/core/thread_pool.h"
 
@@ -74,6 +75,8 @@ class Backend {
  public:
   virtual ~Backend() = default;
   virtual std::string_view name() const = 0;
+  // Whose memory the model of a run with this backend lives in.
+  virtual DeviceKind device() const { return DeviceKind::cpu; }
   virtual Support supports(const AttentionDesc& desc) const = 0;
   // Picks kernels and builds what depends only on desc and threads; called once before run, again
   // whenever desc changes.

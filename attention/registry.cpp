@@ -23,7 +23,7 @@ constexpr std::array<Candidate, 4> kCandidates = {{
     {"reference", make_reference_backend},
 }};
 
-BackendChoice select_forced(const AttentionDesc& desc, std::string_view forced) {
+BackendChoice select_forced(const DescFor& desc_for, std::string_view forced) {
   for (const Candidate& c : kCandidates) {
     if (c.name != forced) continue;
     if (c.make == nullptr)
@@ -32,7 +32,7 @@ BackendChoice select_forced(const AttentionDesc& desc, std::string_view forced) 
            "another",
            forced);
     BackendChoice choice{c.make(), {}};
-    const Support support = choice.backend->supports(desc);
+    const Support support = choice.backend->supports(desc_for(choice.backend->device()));
     if (!support.ok)
       fail(ExitCode::usage, "backend {} cannot run this: {}", forced, support.why_not);
     choice.log.push_back(fmt::format("{}: chosen (forced)", forced));
@@ -49,7 +49,11 @@ BackendChoice select_forced(const AttentionDesc& desc, std::string_view forced) 
 }  // namespace
 
 BackendChoice select_backend(const AttentionDesc& desc, std::string_view forced) {
-  if (!forced.empty()) return select_forced(desc, forced);
+  return select_backend([&](DeviceKind) { return desc; }, forced);
+}
+
+BackendChoice select_backend(const DescFor& desc_for, std::string_view forced) {
+  if (!forced.empty()) return select_forced(desc_for, forced);
   BackendChoice choice;
   for (const Candidate& c : kCandidates) {
     if (c.make == nullptr) {
@@ -61,7 +65,7 @@ BackendChoice select_backend(const AttentionDesc& desc, std::string_view forced)
       continue;
     }
     std::unique_ptr<Backend> backend = c.make();
-    const Support support = backend->supports(desc);
+    const Support support = backend->supports(desc_for(backend->device()));
     if (support.ok) {
       choice.backend = std::move(backend);
       choice.log.push_back(fmt::format("{}: chosen", c.name));
@@ -69,9 +73,11 @@ BackendChoice select_backend(const AttentionDesc& desc, std::string_view forced)
       choice.log.push_back(fmt::format("{}: {}", c.name, support.why_not));
     }
   }
-  if (!choice.backend)
+  if (!choice.backend) {
+    const AttentionDesc desc = desc_for(DeviceKind::cpu);
     fail(ExitCode::usage, "no attention backend can run dtype {}, head dims {} and {}: {}",
          dtype_name(desc.dtype), desc.head_dim, desc.head_dim_v, fmt::join(choice.log, "; "));
+  }
   return choice;
 }
 

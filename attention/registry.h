@@ -1,6 +1,7 @@
 #pragma once
 // Which backend runs: chosen once at start from an explicit priority list, the same on all ranks.
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -19,6 +20,9 @@ struct BackendChoice {
 // `forced` empty: the first of the priority list that supports desc; else that one, or
 // Error(usage) with the reason it cannot (or the nearest name). Does not communicate.
 BackendChoice select_backend(const AttentionDesc& desc, std::string_view forced);
+// The same where what is asked for depends on the device (the default dtype does).
+using DescFor = std::function<AttentionDesc(DeviceKind)>;
+BackendChoice select_backend(const DescFor& desc_for, std::string_view forced);
 
 // Throws Error(usage) naming the ranks and their choices when ranks chose differently.
 void check_backend_agreement(const Backend& backend, comm::Communicator& comm);

@@ -9,17 +9,12 @@
 #include "attention/context_parallel.h"
 #include "runtime/core/progress.h"
 #include "runtime/io/activation_sink.h"
+#include "runtime/model/executor.h"
 #include "runtime/model/stage_times.h"
 #include "runtime/model/weights.h"
 #include "runtime/ops/rope.h"
 
 namespace longhaul::model {
-
-// The new tokens of a step that this rank owns, in local row order.
-struct LocalTokens {
-  std::span<const int32_t> ids;        // [rows]
-  std::span<const int64_t> positions;  // [rows] absolute
-};
 
 class Decoder {
  public:

@@ -16,60 +16,22 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-// First of the largest: equal logits give the lower token id, as torch.argmax does on a CPU.
-int32_t argmax(ConstTensorView row) {
-  return dispatch_float(row.dtype, [&](auto t) {
-    using T = decltype(t);
-    const T* x = row.as<T>();
-    int64_t best = 0;
-    for (int64_t i = 1; i < row.num_elements(); ++i)
-      if (static_cast<accumulator_t<T>>(x[i]) > static_cast<accumulator_t<T>>(x[best])) best = i;
-    return static_cast<int32_t>(best);
-  });
-}
-
-attention::KvCacheShape cache_shape(const Decoder& decoder, size_t num_sequences,
-                                    int64_t page_size) {
-  const io::ModelConfig& c = decoder.config();
-  attention::KvCacheShape shape;
-  shape.num_layers = c.num_layers;
-  shape.num_sequences = static_cast<int>(num_sequences);
-  shape.num_kv_heads = c.num_kv_heads;
-  shape.head_dim = c.head_dim;
-  shape.head_dim_v = c.head_dim;
-  shape.page_size = page_size;
-  shape.dtype = decoder.compute_dtype();
-  return shape;
-}
-
 }  // namespace
 
 struct Engine::State {
   std::vector<std::vector<int32_t>> tokens;  // [num_sequences] prompt, then generated
   io::ActivationSink* sink;
-  attention::PagedKvCache cache;
   layout::KvOwnership ownership;
-  attention::ContextParallelAttention attention;
   layout::RankLoad load;
-  StageTimes times;
+  Flops flops;          // of this rank
+  double choosing = 0;  // seconds in which ranks told each other the next tokens
 
-  State(Engine& e, std::span<const std::vector<int32_t>> prompts, io::ActivationSink* s)
+  State(int cp, std::span<const std::vector<int32_t>> prompts, io::ActivationSink* s)
       : tokens(prompts.begin(), prompts.end()),
         sink(s),
-        cache(cache_shape(e.decoder_, prompts.size(), e.options_.page_size)),
-        ownership(e.comm_.size(), static_cast<int>(prompts.size())),
-        attention(e.comm_, e.backend_, e.pool_, cache, e.options_.attention) {
-    load.tokens.assign(static_cast<size_t>(e.comm_.size()), 0);
-    load.area.assign(static_cast<size_t>(e.comm_.size()), 0.0);
-  }
-
-  StageTimes all_times() const {
-    StageTimes t = times;
-    const attention::AttentionTimes& a = attention.times();
-    t.exchange_exposed = a.exchange_exposed;
-    t.exchange_hidden = a.exchange_hidden;
-    t.attention = a.compute;
-    return t;
+        ownership(cp, static_cast<int>(prompts.size())) {
+    load.tokens.assign(static_cast<size_t>(cp), 0);
+    load.area.assign(static_cast<size_t>(cp), 0.0);
   }
 
   layout::Imbalance imbalance() const {
@@ -85,19 +47,14 @@ struct Engine::State {
   }
 };
 
-Engine::Engine(comm::Communicator& cp_comm, Decoder& decoder, attention::Backend& backend,
-               ThreadPool& pool, Progress& progress, EngineOptions options)
-    : comm_(cp_comm),
-      decoder_(decoder),
-      backend_(backend),
-      pool_(pool),
-      progress_(progress),
-      options_(options) {}
+Engine::Engine(comm::Communicator& cp_comm, Executor& executor, Progress& progress,
+               EngineOptions options)
+    : comm_(cp_comm), executor_(executor), progress_(progress), options_(options) {}
 
 RunResult Engine::run(std::span<const std::vector<int32_t>> prompts, io::ActivationSink* sink,
                       const std::function<void(const StepReport&)>& on_step) {
   const auto start = Clock::now();
-  State state(*this, prompts, sink);
+  State state(comm_.size(), prompts, sink);
   RunResult result;
   result.generated.resize(prompts.size());
 
@@ -109,6 +66,9 @@ RunResult Engine::run(std::span<const std::vector<int32_t>> prompts, io::Activat
     total += lengths.back();
   }
   progress_.phase = "prefill";
+  std::vector<int64_t> total_lengths = lengths;
+  for (int64_t& n : total_lengths) n += std::max<int64_t>(options_.generate - 1, 0);
+  executor_.begin_run(comm_, total_lengths);
   std::vector<int32_t> next(prompts.size(), -1);
   const auto steps = prefill_schedule(lengths, options_.chunk_tokens);
   for (size_t i = 0; i < steps.size(); ++i) {
@@ -117,11 +77,13 @@ RunResult Engine::run(std::span<const std::vector<int32_t>> prompts, io::Activat
     on_step({"prefill", static_cast<int64_t>(i), static_cast<int64_t>(steps.size()), done, total});
   }
   result.ttft_seconds = seconds_since(start);
-  result.prefill_times = state.all_times();
+  result.prefill_flops = state.flops;
+  result.prefill_times = executor_.times();
+  result.prefill_times.logits += state.choosing;
   result.prefill_imbalance = state.imbalance();
 
   progress_.phase = "generate";
-  const auto& eos = decoder_.config().eos_token_ids;
+  const auto& eos = executor_.config().eos_token_ids;
   std::vector<bool> stopped(prompts.size(), false);
   for (int64_t g = 0; g < options_.generate; ++g) {
     std::vector<layout::SequenceExtent> extents(prompts.size());
@@ -142,7 +104,7 @@ RunResult Engine::run(std::span<const std::vector<int32_t>> prompts, io::Activat
     on_step({"generate", g, options_.generate - 1, g + 2, options_.generate});
   }
   result.total_seconds = seconds_since(start);
-  result.kv_cache_bytes = state.cache.num_bytes();
+  result.kv_cache_bytes = executor_.kv_cache_bytes();
   return result;
 }
 
@@ -168,19 +130,9 @@ void Engine::step(State& state, std::span<const layout::SequenceExtent> extents,
         positions.push_back(p);
       }
     }
-  state.attention.begin_step(layout, state.ownership);
-  if (state.sink != nullptr) state.sink->begin_step(layout, rank);
-  const Tensor hidden =
-      decoder_.forward({ids, positions}, state.attention, state.sink, state.times);
-  choose_tokens(state, layout, hidden, next_tokens);
-  if (state.sink != nullptr) state.sink->end_step();
-}
-
-void Engine::choose_tokens(State& state, const layout::BatchLayout& layout, ConstTensorView hidden,
-                           std::vector<int32_t>& next_tokens) {
-  // Sequences whose last known token was in this step, and where its row is.
-  std::vector<std::pair<int, int64_t>> own;  // sequence, local row
-  std::vector<int32_t> chosen(next_tokens.size(), -1);
+  // Sequences whose last known token is in this step, and where its row is.
+  std::vector<int> answered;
+  std::vector<int64_t> rows;
   bool any = false;
   for (int s = 0; s < layout.num_sequences(); ++s) {
     const layout::SequenceExtent& e = layout.sequences()[static_cast<size_t>(s)];
@@ -188,29 +140,24 @@ void Engine::choose_tokens(State& state, const layout::BatchLayout& layout, Cons
     if (e.extend == 0 || e.prefix + e.extend != length) continue;
     any = true;
     const auto place = layout.place(s, length - 1);
-    if (place.cp_rank == comm_.rank()) own.emplace_back(s, place.row);
+    if (place.cp_rank != rank) continue;
+    answered.push_back(s);
+    rows.push_back(place.row);
   }
 
-  const bool dump_rows =
-      state.sink != nullptr && (state.sink->wants("final_norm") || state.sink->wants("logits"));
-  if (dump_rows) {
-    const Tensor logits = decoder_.logits(hidden, state.sink, state.times);
-    if (state.sink->wants("logits")) state.sink->write("logits", logits, "t v");
-    for (auto [s, row] : own)
-      chosen[static_cast<size_t>(s)] = argmax(logits.view().row_range(row, 1));
-  } else if (!own.empty()) {
-    Tensor last(hidden.dtype, {static_cast<int64_t>(own.size()), hidden.shape[1]});
-    for (size_t i = 0; i < own.size(); ++i)
-      std::memcpy(last.view().row_range(static_cast<int64_t>(i), 1).data,
-                  hidden.row_range(own[i].second, 1).data, static_cast<size_t>(hidden.row_bytes()));
-    const Tensor logits = decoder_.logits(last, nullptr, state.times);
-    for (size_t i = 0; i < own.size(); ++i)
-      chosen[static_cast<size_t>(own[i].first)] =
-          argmax(logits.view().row_range(static_cast<int64_t>(i), 1));
-  }
+  state.flops += step_flops(executor_.config(), static_cast<int64_t>(ids.size()), layout.area(rank),
+                            static_cast<int64_t>(rows.size()));
+
+  if (state.sink != nullptr) state.sink->begin_step(layout, rank);
+  const std::vector<int32_t> own =
+      executor_.step({{ids, positions}, layout, state.ownership, rows, state.sink});
+  if (state.sink != nullptr) state.sink->end_step();
   if (!any) return;
-  StageTimer timer(state.times.logits);
+
+  StageTimer timer(state.choosing);
   progress_.enter("next tokens");
+  std::vector<int32_t> chosen(next_tokens.size(), -1);
+  for (size_t i = 0; i < answered.size(); ++i) chosen[static_cast<size_t>(answered[i])] = own[i];
   comm_.all_reduce(chosen.data(), static_cast<int64_t>(chosen.size()), DType::i32,
                    comm::ReduceOp::max, {"next tokens"});
   for (size_t s = 0; s < chosen.size(); ++s)

@@ -9,20 +9,19 @@
 #include <string>
 #include <vector>
 
-#include "attention/context_parallel.h"
 #include "comm/communicator.h"
+#include "runtime/core/progress.h"
 #include "runtime/io/activation_sink.h"
 #include "runtime/layout/kv_ownership.h"
-#include "runtime/model/decoder.h"
+#include "runtime/model/executor.h"
+#include "runtime/model/flops.h"
 
 namespace longhaul::model {
 
 struct EngineOptions {
   layout::LayoutKind layout = layout::LayoutKind::balanced;
-  attention::ContextParallelAttention::Options attention;
   int64_t chunk_tokens = 0;  // new tokens a step over the whole batch; 0: one step
-  int64_t page_size = 64;
-  int64_t generate = 0;  // tokens to generate a sequence
+  int64_t generate = 0;      // tokens to generate a sequence
   bool stop_at_eos = false;
 };
 
@@ -39,6 +38,7 @@ struct RunResult {
   std::vector<std::vector<int32_t>> generated;  // [num_sequences], the same on every rank
   double ttft_seconds = 0;   // first step's start until every sequence has its next token
   double total_seconds = 0;  // with generation
+  Flops prefill_flops;       // of this rank
   StageTimes prefill_times;  // of this rank, `load` left 0
   layout::Imbalance prefill_imbalance;  // over all prefill steps together
   int64_t kv_cache_bytes = 0;           // of this rank
@@ -46,9 +46,9 @@ struct RunResult {
 
 class Engine {
  public:
-  // Borrows all; one run at a time. `backend` is prepared.
-  Engine(comm::Communicator& cp_comm, Decoder& decoder, attention::Backend& backend,
-         ThreadPool& pool, Progress& progress, EngineOptions options);
+  // Borrows all; one run at a time. The ranks of `cp_comm` are those of the executor.
+  Engine(comm::Communicator& cp_comm, Executor& executor, Progress& progress,
+         EngineOptions options);
 
   // prompts: token ids, none empty. Collective over cp_comm.
   RunResult run(std::span<const std::vector<int32_t>> prompts, io::ActivationSink* sink,
@@ -59,13 +59,9 @@ class Engine {
   // One step; next_tokens[s] is set for sequences whose last known token was in it.
   void step(State& state, std::span<const layout::SequenceExtent> extents,
             std::vector<int32_t>& next_tokens);
-  void choose_tokens(State& state, const layout::BatchLayout& layout, ConstTensorView hidden,
-                     std::vector<int32_t>& next_tokens);
 
   comm::Communicator& comm_;
-  Decoder& decoder_;
-  attention::Backend& backend_;
-  ThreadPool& pool_;
+  Executor& executor_;
   Progress& progress_;
   EngineOptions options_;
 };

@@ -139,7 +139,7 @@ TEST_P(Golden, EveryTensorAndTheGreedyTokens) {
   spec.engine.layout = c.layout;
   spec.engine.chunk_tokens = c.chunk;
   spec.engine.generate = kGreedyTokens;
-  spec.engine.attention.two_calls = c.two_calls;
+  spec.executor.attention.two_calls = c.two_calls;
   const RunOutput out = run_on_threads(spec);
 
   const int num_layers = io::read_model_config(c.model).num_layers;

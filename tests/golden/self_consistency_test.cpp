@@ -71,8 +71,8 @@ TEST(SelfConsistency, AnySplitIsTheSameInFloat64) {
     spec.engine.chunk_tokens = std::uniform_int_distribution<int>(0, 1)(rng) == 0
                                    ? 0
                                    : std::uniform_int_distribution<int>(1, 70)(rng);
-    spec.engine.page_size = std::uniform_int_distribution<int>(1, 70)(rng);
-    spec.engine.attention.two_calls = i % 3 == 0;
+    spec.executor.page_size = std::uniform_int_distribution<int>(1, 70)(rng);
+    spec.executor.attention.two_calls = i % 3 == 0;
     const RunOutput split = run_on_threads(spec);
     expect_equal_tensors(
         split, whole, kTolerance64,

@@ -90,9 +90,9 @@ model::RunResult run_rank(const RunSpec& spec, comm::Communicator& comm, Capture
   desc.head_dim = desc.head_dim_v = config.head_dim;
   attention::BackendChoice choice = attention::select_backend(desc, spec.backend);
   choice.backend->prepare(desc, spec.threads);
-  model::Decoder decoder(config, model::load_weights(*checkpoint, config, spec.dtype, progress),
-                         spec.dtype, pool, progress);
-  model::Engine engine(comm, decoder, *choice.backend, pool, progress, spec.engine);
+  const auto executor = model::make_executor(config, *checkpoint, spec.dtype, *choice.backend, pool,
+                                             progress, spec.executor);
+  model::Engine engine(comm, *executor, progress, spec.engine);
   CaptureSink sink(capture, spec);
   return engine.run(spec.prompts, &sink, [](const model::StepReport&) {});
 }

@@ -12,6 +12,7 @@
 #include "runtime/core/dtype.h"
 #include "runtime/layout/batch_layout.h"
 #include "runtime/model/engine.h"
+#include "runtime/model/make_executor.h"
 
 namespace longhaul::test {
 
@@ -24,6 +25,7 @@ struct RunSpec {
   std::string backend;  // empty: first that can
   bool random_weights = false;
   model::EngineOptions engine;
+  model::ExecutorOptions executor;
   std::function<bool(std::string_view)> wants = [](std::string_view) { return true; };
 };
 

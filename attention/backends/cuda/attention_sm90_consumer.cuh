@@ -5,7 +5,7 @@
 #include "attention/backends/cuda/attention_sm90_feed.cuh"
 #include "attention/backends/cuda/attention_sm90_pipeline.cuh"
 #include "attention/backends/cuda/attention_sm90_softmax.cuh"
-#include "attention/backends/cuda/wgmma.cuh"
+#include "runtime/core/cuda/wgmma.cuh"
 
 namespace longhaul::attention::cuda::sm90 {
 

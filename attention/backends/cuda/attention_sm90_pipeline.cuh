@@ -2,7 +2,7 @@
 // The shared memory of one thread block and the producer, which feeds it through TMA.
 
 #include "attention/backends/cuda/attention_sm90_params.h"
-#include "attention/backends/cuda/ptx.cuh"
+#include "runtime/core/cuda/ptx.cuh"
 
 namespace longhaul::attention::cuda::sm90 {
 

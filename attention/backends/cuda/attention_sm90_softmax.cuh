@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "attention/backends/cuda/ptx.cuh"
+#include "runtime/core/cuda/ptx.cuh"
 
 namespace longhaul::attention::cuda::sm90 {
 

@@ -7,8 +7,8 @@
 
 namespace longhaul::cuda {
 
-// Throws on anything but success: Error(resource) when the device's memory is used up, Error(internal)
-// otherwise. The message names the call, its place and CUDA's own words.
+// Throws on anything but success: Error(resource) when the device's memory is used up,
+// Error(internal) otherwise. The message names the call, its place and CUDA's own words.
 void check(cudaError_t error, const char* call, const char* file, int line);
 
 }  // namespace longhaul::cuda

@@ -20,8 +20,8 @@ struct Device {
 
 // 0 where there is no GPU or no driver; `why_none` (may be null) then says which.
 int device_count(std::string* why_none);
-// Makes it the calling thread's device. Throws Error(usage) for one that is not there or is older than
-// compute capability 8.0.
+// Makes it the calling thread's device. Throws Error(usage) for one that is not there or is older
+// than compute capability 8.0.
 Device open_device(int ordinal);
 // Of the calling thread's device; looked up once per device.
 const Device& current_device();

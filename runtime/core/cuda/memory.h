@@ -10,8 +10,8 @@
 
 namespace longhaul::cuda {
 
-// cudaMalloc'ed bytes, uninitialised, 256-byte aligned. Out of memory throws Error(resource) that says
-// how much was asked, for what (`what`), what is free, and which option needs less.
+// cudaMalloc'ed bytes, uninitialised, 256-byte aligned. Out of memory throws Error(resource) that
+// says how much was asked, for what (`what`), what is free, and which option needs less.
 class Buffer {
  public:
   Buffer() = default;

@@ -1,0 +1,32 @@
+#include "runtime/model/make_executor.h"
+
+#include "runtime/model/host_executor.h"
+#if LONGHAUL_HAS_CUDA
+#include "runtime/model/cuda/cuda_executor.h"
+#endif
+
+namespace longhaul::model {
+
+DType default_dtype(const io::ModelConfig& config, DeviceKind device) {
+  return device == DeviceKind::cuda && config.stored_dtype == DType::bf16 ? DType::bf16
+                                                                          : DType::f32;
+}
+
+std::unique_ptr<Executor> make_executor(const io::ModelConfig& config, io::Checkpoint& checkpoint,
+                                        DType compute, attention::Backend& backend,
+                                        ThreadPool& pool, Progress& progress,
+                                        const ExecutorOptions& options) {
+  if (backend.device() == DeviceKind::cuda) {
+#if LONGHAUL_HAS_CUDA
+    return make_cuda_executor(config, checkpoint, compute, progress, options);
+#else
+    LH_CHECK(false, "backend {} in a build without CUDA", backend.name());
+#endif
+  }
+  Decoder decoder(config, load_weights(checkpoint, config, compute, progress), compute, pool,
+                  progress);
+  return std::make_unique<HostExecutor>(std::move(decoder), backend, pool, progress,
+                                        options.attention, options.page_size);
+}
+
+}  // namespace longhaul::model
