@@ -21,16 +21,6 @@ struct Card {
   int32_t has_handle = 0;
 };
 
-// Names the running kernel: containers of one host share it, whatever their host names.
-std::string machine_id() {
-  std::ifstream file("/proc/sys/kernel/random/boot_id");
-  std::string id;
-  if (std::getline(file, id) && !id.empty()) return id;
-  char host[48] = {};
-  (void)gethostname(host, sizeof host - 1);
-  return host;
-}
-
 template <class T>
 std::vector<T> gather_all(Communicator& comm, const T& mine, const char* name) {
   std::vector<T> all(static_cast<size_t>(comm.size()));
@@ -40,6 +30,15 @@ std::vector<T> gather_all(Communicator& comm, const T& mine, const char* name) {
 }
 
 }  // namespace
+
+std::string machine_id() {
+  std::ifstream file("/proc/sys/kernel/random/boot_id");
+  std::string id;
+  if (std::getline(file, id) && !id.empty()) return id.substr(0, 47);
+  char host[48] = {};
+  (void)gethostname(host, sizeof host - 1);
+  return host;
+}
 
 PeerMemory::PeerMemory(Communicator& comm, int64_t bytes, const char* what)
     : comm_(comm),

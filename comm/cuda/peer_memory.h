@@ -11,6 +11,10 @@
 
 namespace longhaul::comm::cuda {
 
+// Names the running kernel: containers of one host share it, whatever their host names. At most 47
+// characters.
+std::string machine_id();
+
 class PeerMemory {
  public:
   // Collective: every rank allocates `bytes` (the same on all ranks) and maps those of all others.
