@@ -227,7 +227,11 @@ void PeerGather::finish(cudaStream_t stream) {
   signals_.wait(stream, own_flags_, epoch_);
 }
 
+// A kernel that holds all multiprocessors and waits must not keep those from sending whom it waits
+// for: signals by kernels, copies within a GPU.
 Gather::Flags PeerGather::flags() const {
+  if (!options_.flags_always && (!signals_.memory_operations() || words_->gpu_shared()))
+    return {nullptr, 0};
   return {word(words_->own(), 0), epoch_};
 }
 

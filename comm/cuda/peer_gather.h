@@ -25,7 +25,10 @@ struct PeerOptions {
   int push_streams = 1;
   int few_copies = CopyList::kFewCopies;  // CopyList::enqueue
   bool memory_operations = true;          // Signals
-  uint32_t first_epoch = 0;               // for tests of the counter's wrap
+  // For tests: flags even where a kernel that waits could keep others from sending, were it large;
+  // and the wrap of the counter.
+  bool flags_always = false;
+  uint32_t first_epoch = 0;
 };
 
 class PeerGather final : public GatherBase {

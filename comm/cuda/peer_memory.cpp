@@ -6,8 +6,10 @@
 #include <cstring>
 #include <exception>
 #include <fstream>
+#include <set>
 
 #include "comm/fatal.h"
+#include "runtime/core/cuda/device.h"
 
 namespace longhaul::comm::cuda {
 namespace {
@@ -18,6 +20,7 @@ constexpr int64_t kGranularity = int64_t{2} << 20;
 struct Card {
   char machine[48] = {};
   cudaIpcMemHandle_t handle{};
+  cudaUUID_t gpu{};
   int32_t has_handle = 0;
 };
 
@@ -55,9 +58,15 @@ std::string PeerMemory::map_others() {
   machine_id().copy(mine.machine, sizeof mine.machine - 1);
   cudaError_t error = cudaIpcGetMemHandle(&mine.handle, memory_.data());
   mine.has_handle = error == cudaSuccess;
+  cudaDeviceProp properties{};
+  LH_CUDA(cudaGetDeviceProperties(&properties, longhaul::cuda::current_device().ordinal));
+  mine.gpu = properties.uuid;
   std::string why;
   if (error != cudaSuccess) why = fmt::format("cudaIpcGetMemHandle: {}", cudaGetErrorString(error));
   const std::vector<Card> all = gather_all(comm_, mine, "share GPU memory");
+  std::set<std::string> gpus;
+  for (const Card& card : all)
+    if (!gpus.insert(std::string(card.gpu.bytes, sizeof card.gpu.bytes)).second) gpu_shared_ = true;
   for (int d = 1; d < comm_.size() && why.empty(); ++d) {
     const int r = (comm_.rank() + d) % comm_.size();
     const Card& card = all[static_cast<size_t>(r)];

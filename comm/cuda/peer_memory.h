@@ -32,6 +32,8 @@ class PeerMemory {
   void* own() const { return memory_.data(); }
   // [size] own included.
   std::span<void* const> addresses() const { return addresses_; }
+  // Two of the ranks use one GPU: copies between them may take its multiprocessors.
+  bool gpu_shared() const { return gpu_shared_; }
 
  private:
   PeerMemory(Communicator& comm, int64_t bytes, const char* what);
@@ -42,6 +44,7 @@ class PeerMemory {
   const int exceptions_before_;
   longhaul::cuda::Buffer memory_;
   std::vector<void*> addresses_;
+  bool gpu_shared_ = false;
 };
 
 }  // namespace longhaul::comm::cuda
