@@ -12,11 +12,13 @@
 
 #include "apps/agreement.h"
 #include "apps/command.h"
+#include "apps/gpu.h"
 #include "apps/progress_line.h"
 #include "apps/run_dump.h"
 #include "apps/run_inputs.h"
 #include "apps/run_options.h"
 #include "apps/run_report.h"
+#include "apps/run_trace.h"
 #include "attention/registry.h"
 #include "comm/affinity.h"
 #include "comm/mpi_session.h"
@@ -28,6 +30,14 @@
 
 namespace longhaul::apps {
 namespace {
+
+// About how many new tokens a rank has in a prefill step.
+int64_t rows_of_a_step(const RunInputs& inputs, const RunOptions& o,
+                       const layout::ProcessGrid& grid) {
+  int64_t tokens = 0;
+  for (const io::Prompt& p : inputs.prompts) tokens += static_cast<int64_t>(p.tokens.size());
+  return (o.chunk > 0 ? std::min(tokens, o.chunk) : tokens) / grid.cp;
+}
 
 int run_ranks(const RunOptions& o, comm::MpiSession& session) {
   const auto start = std::chrono::steady_clock::now();
@@ -41,6 +51,7 @@ int run_ranks(const RunOptions& o, comm::MpiSession& session) {
   progress.enter("check the request");
   if (world.rank() == 0) {
     if (!o.output.empty()) io::check_output_path(o.output, o.force);
+    if (!o.trace.empty()) io::check_output_path(o.trace, o.force);
     check_dump_options(o);
   }
   const RunInputs inputs = read_inputs(o, world.rank() == 0);
@@ -57,6 +68,7 @@ int run_ranks(const RunOptions& o, comm::MpiSession& session) {
     spdlog::warn("{}", w);
   ThreadPool pool(threads, &progress);
   choice.backend->prepare(desc, threads);
+  if (choice.backend->device() == DeviceKind::cuda) open_gpu(session);
 
   progress.phase = "load";
   RunSummary summary;
@@ -69,6 +81,13 @@ int run_ranks(const RunOptions& o, comm::MpiSession& session) {
   RunDump dump(o, inputs, grid, choice.backend->name(), world, progress);
   model::Engine engine(world, *executor, progress,
                        {o.layout_kind, o.chunk, o.generate, o.stop_at_eos});
+  executor->prepare(world, rows_of_a_step(inputs, o, grid));
+  Trace trace;
+  int64_t clock_offset = 0;
+  if (!o.trace.empty()) {
+    clock_offset = clock_offset_ns(world);
+    progress.trace = &trace;
+  }
   reset_memory_peaks();
   world.barrier({"before prefill"});
   {
@@ -78,6 +97,9 @@ int run_ranks(const RunOptions& o, comm::MpiSession& session) {
   }
   progress.phase = "dump";
   dump.close();
+
+  progress.trace = nullptr;
+  if (!o.trace.empty()) write_trace(world, trace, clock_offset, o.trace, o.force);
 
   progress.phase = "report";
   RankFigures own;
@@ -89,6 +111,10 @@ int run_ranks(const RunOptions& o, comm::MpiSession& session) {
   own.tensor_peak_bytes = memory_figures_without_weights().peak_bytes;
   own.kv_cache_bytes = summary.result.kv_cache_bytes;
   own.threads = threads;
+  own.flops = summary.result.prefill_flops.total();
+  own.attention_flops = summary.result.prefill_flops.attention;
+  own.matmul_ceiling = executor->matmul_ceiling();
+  std::strncpy(own.device, executor->device_name().c_str(), sizeof own.device - 1);
   std::strncpy(own.host, session.host().c_str(), sizeof own.host - 1);
   summary.ranks = gather_figures(world, own);
   summary.wall_seconds =

@@ -32,6 +32,8 @@ void RunOptions::declare(CLI::App& app) {
     return given.empty() ? std::string("the name is empty") : std::string();
   };
   app.add_option("--output", output, "write the result as JSON to this file")->check(not_empty);
+  app.add_option("--trace", trace, "write a timeline of all ranks (Chrome trace JSON) to this file")
+      ->check(not_empty);
   app.add_option("--dump", dump, "write the intermediates as HDF5 into this folder")
       ->check(not_empty);
   app.add_option("--dump-filter", dump_filters,
@@ -113,6 +115,7 @@ std::vector<std::string> RunOptions::shared_settings() const {
       fmt::format("--stop-at-eos={}", stop_at_eos),
       fmt::format("--strict={}", strict),
       fmt::format("--output={}", output.empty() ? "none" : "given"),
+      fmt::format("--trace={}", trace.empty() ? "none" : "given"),
       fmt::format("--dump={}", dump.empty() ? "none" : dump),
       fmt::format("--dump-filter={}", fmt::join(dump_filters, ",")),
       fmt::format("--force={}", force),

@@ -26,6 +26,7 @@ struct RunOptions {
 
   std::string output;  // empty: none
   std::string dump;    // empty: none
+  std::string trace;   // empty: none
   std::vector<std::string> dump_filters;
   bool force = false;
 

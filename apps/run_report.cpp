@@ -32,6 +32,12 @@ int64_t max_of(const std::vector<RankFigures>& ranks, int64_t RankFigures::*figu
   return most;
 }
 
+double mean_of(const std::vector<RankFigures>& ranks, double RankFigures::*figure) {
+  double sum = 0;
+  for (const RankFigures& r : ranks) sum += r.*figure;
+  return sum / static_cast<double>(ranks.size());
+}
+
 int64_t total_sent(const std::vector<RankFigures>& ranks) {
   int64_t sum = 0;
   for (const RankFigures& r : ranks) sum += r.sent_bytes;
@@ -136,6 +142,18 @@ void print_report(const RunSummary& s, const RunOptions& o) {
   fmt::print("\n{} prompt tokens: TTFT {:.1f} ms, prefill {:.1f} tokens/s; {:.1f} ms in all\n",
              s.num_prompt_tokens(), 1e3 * s.result.ttft_seconds, tokens / s.result.ttft_seconds,
              1e3 * s.wall_seconds);
+  const double flops = mean_of(s.ranks, &RankFigures::flops);
+  const double rate = 1e-12 * flops / s.result.ttft_seconds;
+  const double in_attention = mean_of(s.ranks, &model::StageTimes::attention);
+  fmt::print("{:.2f} TFLOP/s per {}", rate, s.ranks.front().device[0] != 0 ? "GPU" : "rank");
+  if (const double ceiling = mean_of(s.ranks, &RankFigures::matmul_ceiling); ceiling > 0)
+    fmt::print(" ({:.0f} % of the {:.0f} of a large matrix product)", 100 * rate / ceiling,
+               ceiling);
+  if (in_attention > 0)
+    fmt::print(", {:.2f} in attention",
+               1e-12 * mean_of(s.ranks, &RankFigures::attention_flops) / in_attention);
+  fmt::print("; communication exposed for {:.2f} % of the time\n",
+             100 * mean_of(s.ranks, &model::StageTimes::exchange_exposed) / s.result.ttft_seconds);
   fmt::print("moved {:.2f} MiB between ranks; imbalance (max/mean): tokens {:.4f}, area {:.4f}\n",
              static_cast<double>(total_sent(s.ranks)) / kMiB, s.result.prefill_imbalance.tokens,
              s.result.prefill_imbalance.area);
@@ -168,6 +186,9 @@ std::string report_json(const RunSummary& s, const RunOptions& o) {
   ordered_json memory = ordered_json::array();
   for (const RankFigures& r : s.ranks)
     memory.push_back({{"host", r.host},
+                      {"device", r.device[0] != 0 ? r.device : "cpu"},
+                      {"tflops", 1e-12 * r.flops / s.result.ttft_seconds},
+                      {"matmul_ceiling_tflops", r.matmul_ceiling},
                       {"threads", r.threads},
                       {"weights_bytes", r.weights_bytes},
                       {"tensor_peak_bytes", r.tensor_peak_bytes},

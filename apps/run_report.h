@@ -21,7 +21,11 @@ struct RankFigures {
   int64_t tensor_peak_bytes = 0;  // everything but weights
   int64_t kv_cache_bytes = 0;
   int threads = 1;
+  double flops = 0;            // of the prefill
+  double attention_flops = 0;  // part of it
+  double matmul_ceiling = 0;   // TFLOP/s; 0: not known
   char host[64] = {};
+  char device[64] = {};  // empty: CPU cores
 };
 
 struct RunSummary {

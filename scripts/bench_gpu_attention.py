@@ -20,25 +20,29 @@ class Library:
         self.name, _, path = spec.rpartition("=")
         self.name = self.name or "ours"
         self.lib = ctypes.CDLL(path)
-        self.lib.longhaul_plan.restype = I64
+        self.lib.longhaul_plan.restype = ctypes.c_void_p
 
-    def prepare(self, q, k, v, items):
-        """q [T,H,D], k [S,Hk,D], v [S,Hk,Dv]; returns (call, out, lse)."""
+    def prepare(self, q, k, v, items, options=(0, False), pages=None):
+        """q [T,H,D], k [S,Hk,D], v [S,Hk,Dv]; options: page size, deterministic; pages: the page table.
+        Returns (call, out, lse)."""
         shape = (ctypes.c_int * 4)(q.shape[2], v.shape[2], q.shape[1], k.shape[1])
-        flat = (I64 * (5 * len(items)))(*[x for item in items for x in item])
-        capacity = sum(i[1] // 64 + 1 for i in items)
-        host = torch.zeros(capacity * 32, dtype=torch.uint8)
-        count = self.lib.longhaul_plan(shape, flat, I64(len(items)), ctypes.c_void_p(host.data_ptr()), I64(capacity))
-        assert 0 <= count <= capacity, count
-        workspace = torch.zeros(256 + capacity * 32, dtype=torch.uint8, device="cuda")
-        workspace[256:] = host.cuda()
+        flat = (I64 * (6 * len(items)))(*[x for item in items for x in (*item, -1)[:6]])
+        sizes = (I64 * 3)()
+        cores = torch.cuda.get_device_properties(0).multi_processor_count
+        plan = self.lib.longhaul_plan(shape, flat, I64(len(items)), (ctypes.c_int * 3)(cores, *map(int, options)),
+                                      sizes)
+        assert plan
+        host = torch.zeros(max(sizes[0], 1), dtype=torch.uint8)
+        self.lib.longhaul_plan_table(ctypes.c_void_p(plan), ctypes.c_void_p(host.data_ptr()))
+        table = host.cuda()
+        workspace = torch.zeros(sizes[1], dtype=torch.uint8, device="cuda")
         out = torch.full((q.shape[0], q.shape[1], v.shape[2]), float("nan"), dtype=torch.bfloat16, device="cuda")
         lse = torch.full((q.shape[0], q.shape[1]), float("nan"), dtype=torch.float32, device="cuda")
         numbers = (I64 * 6)(q.shape[0], k.shape[0], q.stride(0), k.stride(0), v.stride(0), out.stride(0))
         p = lambda t: ctypes.c_void_p(t.data_ptr())
-        args = (shape, p(q), p(k), p(v), p(out), p(lse), numbers, ctypes.c_double(q.shape[2] ** -0.5),
-                I64(max(i[3] for i in items)), p(workspace), I64(count))
-        keep = (q, k, v, workspace, out, lse)
+        args = (ctypes.c_void_p(plan), p(q), p(k), p(v), p(out), p(lse), numbers, ctypes.c_double(q.shape[2] ** -0.5),
+                p(table), p(workspace), p(pages) if pages is not None else None)
+        keep = (q, k, v, table, workspace, out, lse, pages)
 
         def call():
             keep

@@ -4,6 +4,8 @@
 #include <atomic>
 #include <cstdint>
 
+#include "runtime/core/trace.h"
+
 namespace longhaul {
 
 // Written by the rank's working threads, read by its helper thread. All members lock-free.
@@ -22,12 +24,14 @@ struct Progress {
   std::atomic<const char*> operation{"start"};  // "attention", "allgather kv", ...
   std::atomic<int> layer{-1};                   // -1: outside a layer
   std::atomic<Observer*> observer{nullptr};
+  std::atomic<Trace*> trace{nullptr};  // gets every step, where one is kept
 
   void tick() { ticks.fetch_add(1, std::memory_order_relaxed); }
   void enter(const char* what, int in_layer = -1) {
     operation.store(what, std::memory_order_relaxed);
     layer.store(in_layer, std::memory_order_relaxed);
     tick();
+    if (Trace* t = trace.load(std::memory_order_acquire)) t->enter(what, in_layer);
     if (Observer* o = observer.load(std::memory_order_acquire)) o->entered(*this);
   }
   void enter_phase(const char* name) {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -22,6 +23,14 @@ struct TensorInfo {
   std::string file;  // empty for random weights
 };
 
+// How a tensor of random weights is formed (random_checkpoint.cpp): element i is
+// mean + deviation * normal(key, i), so that a device can make the same bits for itself.
+struct RandomFill {
+  uint64_t key = 0;
+  float mean = 0;
+  float deviation = 0;
+};
+
 // Gives each named tensor once; remembers which names were asked for. Names are those of
 // model_tensors.h, whatever spelling the files use. Calls from several threads are allowed.
 class Checkpoint {
@@ -35,6 +44,11 @@ class Checkpoint {
   // Error(mismatch) with the name and both shapes when the tensor is missing or has another shape,
   // Error(corrupt) for a dtype that no weight can have or when the file was cut short meanwhile.
   virtual ConstTensorView tensor(std::string_view name, const Shape& expected) = 0;
+  // For random weights, in place of tensor(), with its errors; nothing for weights of files.
+  virtual std::optional<RandomFill> random_fill(std::string_view /*name*/,
+                                                const Shape& /*expected*/) {
+    return std::nullopt;
+  }
   // The last view given is no longer used (lets random weights and page cache go).
   virtual void release(std::string_view name) = 0;
   // Tensors of the files that nobody asked for.

@@ -95,18 +95,19 @@ class RandomCheckpoint final : public Checkpoint {
   }
 
   ConstTensorView tensor(std::string_view name, const Shape& expected) override {
-    const auto it = shapes_.find(name);
-    if (it == shapes_.end())
-      fail(ExitCode::mismatch, "random weights: there is no tensor {} of shape {}", in_quotes(name),
-           expected.to_string());
-    if (!(it->second == expected))
-      fail(ExitCode::mismatch, "random weights: tensor {} has shape {}; asked for {}",
-           in_quotes(name), it->second.to_string(), expected.to_string());
+    const auto it = find(name, expected);
     const std::lock_guard lock(mutex_);
     asked_.emplace(name);
     auto made = made_.find(name);
     if (made == made_.end()) made = made_.emplace(it->first, make(it->first, expected)).first;
     return made->second.view();
+  }
+
+  std::optional<RandomFill> random_fill(std::string_view name, const Shape& expected) override {
+    const auto it = find(name, expected);
+    const std::lock_guard lock(mutex_);
+    asked_.emplace(name);
+    return fill_of(it->first);
   }
 
   void release(std::string_view name) override {
@@ -147,22 +148,39 @@ class RandomCheckpoint final : public Checkpoint {
   }
 
  private:
+  using Shapes = std::map<std::string, Shape, std::less<>>;
+
+  Shapes::const_iterator find(std::string_view name, const Shape& expected) const {
+    const auto it = shapes_.find(name);
+    if (it == shapes_.end())
+      fail(ExitCode::mismatch, "random weights: there is no tensor {} of shape {}", in_quotes(name),
+           expected.to_string());
+    if (!(it->second == expected))
+      fail(ExitCode::mismatch, "random weights: tensor {} has shape {}; asked for {}",
+           in_quotes(name), it->second.to_string(), expected.to_string());
+    return it;
+  }
+
+  RandomFill fill_of(const std::string& name) const {
+    return {XXH3_64bits_withSeed(name.data(), name.size(), seed_),
+            name.ends_with("norm.weight") ? 1.0F : 0.0F, deviation_};
+  }
+
   Tensor make(const std::string& name, const Shape& shape) const {
     Tensor out(dtype_, shape, MemoryUse::weights);
-    const uint64_t key = XXH3_64bits_withSeed(name.data(), name.size(), seed_);
-    const float mean = name.ends_with("norm.weight") ? 1.0F : 0.0F;
+    const auto [key, mean, deviation] = fill_of(name);
     switch (dtype_) {
       case DType::bf16:
-        fill<bf16>(out, key, mean, deviation_);
+        fill<bf16>(out, key, mean, deviation);
         break;
       case DType::f16:
-        fill<f16>(out, key, mean, deviation_);
+        fill<f16>(out, key, mean, deviation);
         break;
       case DType::f32:
-        fill<float>(out, key, mean, deviation_);
+        fill<float>(out, key, mean, deviation);
         break;
       case DType::f64:
-        fill<double>(out, key, mean, deviation_);
+        fill<double>(out, key, mean, deviation);
         break;
       default:
         LH_CHECK(false, "dtype {}", dtype_name(dtype_));
@@ -173,7 +191,7 @@ class RandomCheckpoint final : public Checkpoint {
   uint64_t seed_;
   DType dtype_;
   float deviation_;
-  std::map<std::string, Shape, std::less<>> shapes_;
+  Shapes shapes_;
   int64_t total_bytes_ = 0;
   mutable std::mutex mutex_;
   std::map<std::string, Tensor, std::less<>> made_;

@@ -23,6 +23,7 @@ struct Engine::State {
   io::ActivationSink* sink;
   layout::KvOwnership ownership;
   layout::RankLoad load;
+  Flops flops;          // of this rank
   double choosing = 0;  // seconds in which ranks told each other the next tokens
 
   State(int cp, std::span<const std::vector<int32_t>> prompts, io::ActivationSink* s)
@@ -76,6 +77,7 @@ RunResult Engine::run(std::span<const std::vector<int32_t>> prompts, io::Activat
     on_step({"prefill", static_cast<int64_t>(i), static_cast<int64_t>(steps.size()), done, total});
   }
   result.ttft_seconds = seconds_since(start);
+  result.prefill_flops = state.flops;
   result.prefill_times = executor_.times();
   result.prefill_times.logits += state.choosing;
   result.prefill_imbalance = state.imbalance();
@@ -142,6 +144,9 @@ void Engine::step(State& state, std::span<const layout::SequenceExtent> extents,
     answered.push_back(s);
     rows.push_back(place.row);
   }
+
+  state.flops += step_flops(executor_.config(), static_cast<int64_t>(ids.size()), layout.area(rank),
+                            static_cast<int64_t>(rows.size()));
 
   if (state.sink != nullptr) state.sink->begin_step(layout, rank);
   const std::vector<int32_t> own =

@@ -14,6 +14,7 @@
 #include "runtime/io/activation_sink.h"
 #include "runtime/layout/kv_ownership.h"
 #include "runtime/model/executor.h"
+#include "runtime/model/flops.h"
 
 namespace longhaul::model {
 
@@ -37,6 +38,7 @@ struct RunResult {
   std::vector<std::vector<int32_t>> generated;  // [num_sequences], the same on every rank
   double ttft_seconds = 0;   // first step's start until every sequence has its next token
   double total_seconds = 0;  // with generation
+  Flops prefill_flops;       // of this rank
   StageTimes prefill_times;  // of this rank, `load` left 0
   layout::Imbalance prefill_imbalance;  // over all prefill steps together
   int64_t kv_cache_bytes = 0;           // of this rank

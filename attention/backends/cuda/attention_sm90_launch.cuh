@@ -4,7 +4,7 @@
 #include "attention/backends/cuda/attention_sm90_kernel.cuh"
 #include "attention/backends/cuda/attention_sm90_launch.h"
 
-namespace longhaul::attention::sm90 {
+namespace longhaul::attention::cuda::sm90 {
 
 template <class C>
 cudaError_t launch(const Params& params, int blocks, cudaStream_t stream) {
@@ -16,4 +16,4 @@ cudaError_t launch(const Params& params, int blocks, cudaStream_t stream) {
   return cudaGetLastError();
 }
 
-}  // namespace longhaul::attention::sm90
+}  // namespace longhaul::attention::cuda::sm90

@@ -1,0 +1,83 @@
+#pragma once
+// The gather between GPUs of one host that map each other's memory. No multiprocessor moves large
+// segments: copy engines push them, and a signal follows each peer's last one. Small gathers are
+// stored by a kernel on the caller's stream, which saves the way over another stream.
+
+#include <array>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "comm/cuda/copy_many.h"
+#include "comm/cuda/gather_base.h"
+#include "comm/cuda/peer_kernels.h"
+#include "comm/cuda/peer_memory.h"
+#include "comm/cuda/signals.h"
+#include "runtime/core/cuda/device.h"
+
+namespace longhaul::comm::cuda {
+
+struct PeerOptions {
+  // Gathers that send at most so much, to all peers together, go by a kernel.
+  int64_t kernel_push_bytes = 1 << 20;
+  // Gathers that send at least so much to a peer signal it at once; others signal all at the end.
+  int64_t early_signal_bytes = 1 << 20;
+  int push_streams = 1;
+  bool memory_operations = true;  // Signals
+  uint32_t first_epoch = 0;       // for tests of the counter's wrap
+};
+
+class PeerGather final : public GatherBase {
+ public:
+  // Collective. Null on all ranks where they cannot map each other's memory; `why` (may be null)
+  // then says why.
+  static std::unique_ptr<PeerGather> make(Communicator& comm, const PeerOptions& options,
+                                          std::string* why);
+  ~PeerGather() override;
+
+  std::string_view name() const override { return "peer"; }
+  void reserve(int64_t bytes) override;
+  int64_t capacity() const override { return buffers_[0] ? buffers_[0]->bytes() : 0; }
+  void* buffer(int parity) const override;
+  std::span<void* const> peer_buffers(int parity) const override;
+  void set_plan(GatherPlan plan) override;
+  void start(int parity, cudaStream_t stream, OpLabel label) override;
+  void start_signal_only(int parity, cudaStream_t stream, OpLabel label) override;
+  void finish(cudaStream_t stream) override;
+  Flags flags() const override;
+  void check() override;
+
+ private:
+  // The pieces of a small plan, in device memory. Two take turns, so that a new plan may be made
+  // while the device still works on the old one.
+  struct PieceTable {
+    longhaul::cuda::Buffer device;
+    longhaul::cuda::PinnedBuffer host;
+    longhaul::cuda::Event uploaded, used;
+    int count = -1;  // -1: this plan goes by copy engines
+  };
+
+  PeerGather(Communicator& comm, const PeerOptions& options, std::unique_ptr<PeerMemory> words);
+  bool probe();  // collective: do signals arrive?
+  void push_by_kernel(cudaStream_t stream);
+  void push_by_copies(cudaStream_t stream);
+  void follow_copies(cudaStream_t stream);
+
+  const PeerOptions options_;
+  std::unique_ptr<PeerMemory> words_;  // flags[size], probes[size], the kernel's counter
+  std::array<std::unique_ptr<PeerMemory>, 2> buffers_;
+  std::vector<uint32_t*> own_flags_;       // [size - 1] of the others, in this rank's memory
+  std::vector<uint32_t*> flags_at_peers_;  // [size] of this rank, own included
+  Signals signals_;
+  longhaul::cuda::Stream release_;
+  std::vector<std::unique_ptr<longhaul::cuda::Stream>> push_;
+  std::vector<longhaul::cuda::Event> pushed_;  // after a stream's last push
+  longhaul::cuda::Event ready_;
+  std::array<PieceTable, 2> tables_;
+  int table_ = 0;
+  CopyList copies_;
+  uint32_t epoch_;
+  bool by_copies_ = false;  // the gather started last
+};
+
+}  // namespace longhaul::comm::cuda
