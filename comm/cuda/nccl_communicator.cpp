@@ -24,6 +24,14 @@
 
 namespace longhaul::comm::cuda {
 
+bool nccl_built_in() {
+#ifdef LONGHAUL_HAS_NCCL
+  return true;
+#else
+  return false;
+#endif
+}
+
 std::string why_no_nccl(Communicator& bootstrap) {
 #ifdef LONGHAUL_HAS_NCCL
   struct Card {

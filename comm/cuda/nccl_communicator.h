@@ -54,6 +54,7 @@ class NcclCommunicator : public Communicator {
 // Throws Error(usage) on all ranks where NCCL is not built in or two ranks share a GPU.
 std::unique_ptr<NcclCommunicator> make_nccl(Communicator& bootstrap);
 
+bool nccl_built_in();
 // Collective: why make_nccl would refuse, the same on all ranks; empty when it would not.
 std::string why_no_nccl(Communicator& bootstrap);
 
