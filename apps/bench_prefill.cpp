@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "apps/bench.h"
+#include "apps/gpu.h"
 #include "attention/registry.h"
 #include "comm/affinity.h"
 #include "comm/mpi_session.h"
@@ -164,11 +165,12 @@ int bench_ranks(Options o, comm::MpiSession& session) {
   const attention::AttentionDesc desc = desc_for(choice.backend->device());
   o.dtype = dtype_name(desc.dtype);
   choice.backend->prepare(desc, o.threads);
+  if (choice.backend->device() == DeviceKind::cuda) open_gpu(session);
   progress.phase = "load";
   model::ExecutorOptions options;
   options.exchange = o.exchange;
-  const auto executor = model::make_executor(config, *checkpoint, desc.dtype, *choice.backend, pool,
-                                             progress, options);
+  auto executor = model::make_executor(config, *checkpoint, desc.dtype, *choice.backend, pool,
+                                       progress, options);
   const auto prompts = random_prompts(o, config.vocab_size);
   std::vector<Series> series = make_series(o, session);
   progress.phase = "bench";
@@ -184,6 +186,7 @@ int bench_ranks(Options o, comm::MpiSession& session) {
     std::fflush(stdout);
     for (const Series& s : series) same = same && s.tokens == series.front().tokens;
   }
+  executor.reset();  // before the communicators that it exchanges through
   for (Series& s : series) s.comm.reset();
   return static_cast<int>(same ? ExitCode::good : ExitCode::different);
 }

@@ -14,6 +14,11 @@ using layout::Half;
 // ranks' memory itself: a copy engine takes some microseconds to start (docs/performance.md).
 constexpr int64_t kStoreToPeersBytes = 1 << 20;
 
+// As ops::cuda::KvCopy has its runs.
+struct CopyRun {
+  int64_t from_row, to_row, count;
+};
+
 }  // namespace
 
 DeviceAttention::DeviceAttention(comm::Communicator& comm, comm::cuda::Gather* gather,
@@ -105,7 +110,7 @@ void DeviceAttention::plan_rows(const layout::BatchLayout& layout,
   gather_rows_ = tables_.add(key_rows);
 
   // Cached tokens go to their natural places too, by runs that are contiguous in a slab.
-  std::vector<std::vector<ops::cuda::KvRun>> runs(static_cast<size_t>(cache_.num_slabs()));
+  std::vector<std::vector<CopyRun>> runs(static_cast<size_t>(cache_.num_slabs()));
   for (int s = 0; s < layout.num_sequences(); ++s) {
     const layout::SequenceExtent& e = layout.sequences()[static_cast<size_t>(s)];
     if (e.extend == 0) continue;
@@ -122,10 +127,8 @@ void DeviceAttention::plan_rows(const layout::BatchLayout& layout,
   }
   for (size_t slab = 0; slab < runs.size(); ++slab) {
     if (runs[slab].empty()) continue;
-    int64_t rows = 0;
-    for (const ops::cuda::KvRun& r : runs[slab]) rows += r.count;
-    prefix_copies_.push_back({static_cast<int>(slab), tables_.add(runs[slab]),
-                              static_cast<int>(runs[slab].size()), rows});
+    prefix_copies_.push_back(
+        {static_cast<int>(slab), tables_.add(runs[slab]), static_cast<int64_t>(runs[slab].size())});
   }
 }
 
@@ -200,8 +203,8 @@ void DeviceAttention::exchange(int layer) {
   if (gather_ == nullptr) return;
   const int parity = gather_->next_parity();
   for (const PrefixCopy& c : prefix_copies_)
-    ops::cuda::copy_kv_rows({cache_.layer(c.slab, layer), gather_->buffer(parity),
-                             tables_.at<ops::cuda::KvRun>(c.runs), c.num_runs, c.rows, row_bytes()},
+    ops::cuda::copy_kv_rows({cache_.layer(c.slab, layer), gather_->buffer(parity), row_bytes(),
+                             tables_.at<int64_t>(c.runs), c.num_runs},
                             stream_);
   const comm::OpLabel label{"allgather kv", layer};
   if (store_to_peers_)

@@ -82,9 +82,8 @@ class DeviceAttention {
   int64_t num_key_rows_ = 0;
   struct PrefixCopy {
     int slab;
-    size_t runs;  // handle of KvRun
-    int num_runs;
-    int64_t rows;
+    size_t runs;  // handle of int64 [num_runs, 3]
+    int64_t num_runs;
   };
   std::vector<PrefixCopy> prefix_copies_;
   bool store_to_peers_ = false;

@@ -38,6 +38,9 @@ class Executor {
   virtual DType compute_dtype() const = 0;
   virtual uint64_t weights_content() const = 0;  // equal weights, equal hash
 
+  // Gets everything ready that the first run would otherwise wait for, for steps of about `rows`
+  // local tokens. Collective over the ranks of `cp_comm`; changes no result.
+  virtual void prepare(comm::Communicator& /*cp_comm*/, int64_t /*rows*/) {}
   // Forgets the KV and the times of an earlier run. Collective over the ranks of `cp_comm`, which
   // share the tokens; it must outlive the run. total_lengths[s]: the most tokens that sequence s
   // will ever have, over all ranks.
@@ -46,7 +49,7 @@ class Executor {
   // -> [answer_rows] the token of the largest logit, the lowest of equal ones.
   virtual std::vector<int32_t> step(const StepInput& input) = 0;
 
-  // TFLOP/s that a large matrix product reaches here, measured now (0: not known).
+  // TFLOP/s that a large matrix product reaches here, measured now (0: not known). Ends the run.
   virtual double matmul_ceiling() { return 0; }
   // What the rank computes on, for reports: "NVIDIA H200", or empty for CPU cores.
   virtual std::string device_name() const { return {}; }

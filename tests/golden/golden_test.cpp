@@ -99,6 +99,18 @@ std::vector<Case> all_cases() {
   return cases;
 }
 
+// The same on a GPU, whose memory the thread ranks share; skipped where there is none.
+std::vector<Case> gpu_cases() {
+  using layout::LayoutKind;
+  std::vector<Case> cases;
+  for (const fs::path& model : golden_models())
+    for (int ranks : {1, 2, 4})
+      for (int64_t chunk : {0, 50})
+        cases.push_back({model, ranks, ranks == 2 ? LayoutKind::zigzag : LayoutKind::balanced,
+                         chunk, DType::f32, "cuda"});
+  return cases;
+}
+
 class Golden : public testing::TestWithParam<Case> {};
 
 void compare_sequence(io::Hdf5File& golden, int s, int num_layers, const RunOutput& out,
@@ -140,6 +152,7 @@ TEST_P(Golden, EveryTensorAndTheGreedyTokens) {
   spec.engine.chunk_tokens = c.chunk;
   spec.engine.generate = kGreedyTokens;
   spec.executor.attention.two_calls = c.two_calls;
+  if (c.backend == "cuda" && !backend_runs(spec)) GTEST_SKIP() << "no GPU here";
   const RunOutput out = run_on_threads(spec);
 
   const int num_layers = io::read_model_config(c.model).num_layers;
@@ -154,6 +167,9 @@ TEST_P(Golden, EveryTensorAndTheGreedyTokens) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, Golden, testing::ValuesIn(all_cases()),
+                         [](const auto& param) { return name_of(param.param); });
+
+INSTANTIATE_TEST_SUITE_P(Gpu, Golden, testing::ValuesIn(gpu_cases()),
                          [](const auto& param) { return name_of(param.param); });
 
 TEST(Goldens, AreThere) {

@@ -8,7 +8,7 @@
 #include "runtime/core/cuda/check.h"
 #include "runtime/core/cuda/memory.h"
 
-namespace longhaul::attention {
+namespace longhaul::attention::cuda {
 namespace {
 
 // Keys at consecutive positions, wherever their segments lie in host memory.
@@ -63,18 +63,18 @@ GatheredKeys gather(const AttentionArgs& a) {
 
 // The n-th runs of all sequences. The first pass has every item, with or without keys, since it
 // writes; later ones merge into it.
-std::vector<cuda::Item> items_of_pass(const AttentionArgs& a, const GatheredKeys& keys, size_t n) {
-  std::vector<cuda::Item> items;
+std::vector<Item> items_of_pass(const AttentionArgs& a, const GatheredKeys& keys, size_t n) {
+  std::vector<Item> items;
   for (const WorkItem& w : a.items) {
     const std::vector<Run>& runs = keys.runs[static_cast<size_t>(w.sequence)];
-    cuda::Item item;
+    Item item;
     item.q_row = w.q_row;
     item.q_length = w.q_length;
     if (n < runs.size()) {
       const Run& run = runs[n];
       item.kv_row = run.row;
       item.kv_length = std::clamp<int64_t>(w.kv_length - run.position, 0, run.length);
-      item.causal_offset = a.causal ? w.q_position - run.position : cuda::kNoMask;
+      item.causal_offset = a.causal ? w.q_position - run.position : kNoMask;
     }
     if (n == 0 || item.kv_length > 0) items.push_back(item);
   }
@@ -99,7 +99,7 @@ class CudaBackend final : public Backend {
     Support support;
     if (longhaul::cuda::device_count(&support.why_not) == 0) return support;
     try {
-      (void)cuda::choose_kernel(longhaul::cuda::current_device(), shape_of(desc, 1, 1));
+      (void)choose_kernel(longhaul::cuda::current_device(), shape_of(desc, 1, 1));
       support.ok = true;
     } catch (const Error& e) {
       support.why_not = e.what();
@@ -111,7 +111,7 @@ class CudaBackend final : public Backend {
   void run(const AttentionArgs& args, ThreadPool& pool) override;
 
  private:
-  static cuda::Shape shape_of(const AttentionDesc& desc, int64_t heads, int64_t kv_heads) {
+  static Shape shape_of(const AttentionDesc& desc, int64_t heads, int64_t kv_heads) {
     return {desc.dtype, static_cast<int>(desc.head_dim), static_cast<int>(desc.head_dim_v),
             static_cast<int>(heads), static_cast<int>(kv_heads)};
   }
@@ -151,11 +151,11 @@ void CudaBackend::run(const AttentionArgs& a, ThreadPool& /*pool*/) {
   desc.dtype = a.q.dtype;
   desc.head_dim = a.q.shape[2];
   desc.head_dim_v = a.out.shape[2];
-  const cuda::Shape shape = shape_of(desc, a.q.shape[1], a.num_kv_heads);
-  const cuda::Kernel kernel = cuda::choose_kernel(device, shape);
+  const Shape shape = shape_of(desc, a.q.shape[1], a.num_kv_heads);
+  const Kernel kernel = choose_kernel(device, shape);
 
   const GatheredKeys keys = gather(a);
-  cuda::Args args;
+  Args args;
   args.k = send(k_, keys.k.data(), keys.k.size(), "attention keys");
   args.v = send(v_, keys.v.data(), keys.v.size(), "attention values");
   // The kernels take positive scales: the sign goes to q, and a scale of 0 to keys of 0.
@@ -178,17 +178,17 @@ void CudaBackend::run(const AttentionArgs& a, ThreadPool& /*pool*/) {
 
   size_t passes = 1;
   for (const std::vector<Run>& runs : keys.runs) passes = std::max(passes, runs.size());
-  cuda::PlanOptions options;
+  PlanOptions options;
   options.multiprocessors = device.multiprocessors;
   options.deterministic = desc.deterministic;
   for (size_t n = 0; n < passes; ++n) {
-    const cuda::Plan plan = cuda::make_plan(kernel, shape, items_of_pass(a, keys, n), options);
+    const Plan plan = make_plan(kernel, shape, items_of_pass(a, keys, n), options);
     args.table = send(table_, plan.table.data(), plan.table.size(), "attention work table");
     args.workspace = fit(workspace_, plan.workspace_bytes, "attention workspace");
     LH_CUDA(
         cudaMemsetAsync(args.workspace, 0, static_cast<size_t>(plan.workspace_bytes), *stream_));
-    args.out_type = n == 0 ? cuda::OutType::f32 : cuda::OutType::f32_accumulate;
-    cuda::forward(plan, args, *stream_);
+    args.out_type = n == 0 ? OutType::f32 : OutType::f32_accumulate;
+    forward(plan, args, *stream_);
     wait(a);  // the table's host memory ends here, and the next pass may need larger buffers
   }
   copy_back(a);
@@ -216,4 +216,4 @@ std::unique_ptr<Backend> make_cuda_backend() {
   return std::make_unique<CudaBackend>();
 }
 
-}  // namespace longhaul::attention
+}  // namespace longhaul::attention::cuda

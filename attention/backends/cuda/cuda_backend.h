@@ -7,10 +7,10 @@
 
 #include "attention/backend.h"
 
-namespace longhaul::attention {
+namespace longhaul::attention::cuda {
 
 // On the calling thread's device (the first where none was chosen), which is looked at in the first
 // call of supports(): making the backend needs no GPU.
 std::unique_ptr<Backend> make_cuda_backend();
 
-}  // namespace longhaul::attention
+}  // namespace longhaul::attention::cuda

@@ -5,6 +5,7 @@
 
 #include "runtime/core/cuda/nvtx.h"
 #include "runtime/ops/cuda/elementwise.h"
+#include "runtime/ops/cuda/rope.h"
 
 namespace longhaul::model {
 namespace {
@@ -22,12 +23,14 @@ std::string path_of(int layer, const char* name) {
 }  // namespace
 
 CudaDecoder::CudaDecoder(const io::ModelConfig& config, CudaModelWeights weights, DType compute,
-                         cudaStream_t stream, Progress& progress)
+                         bool deterministic, cudaStream_t stream, Progress& progress)
     : config_(config),
       weights_(std::move(weights)),
       compute_(compute),
       stream_(stream),
       progress_(progress) {
+  plain_.deterministic = residual_.deterministic = deterministic;
+  residual_.accumulate = true;
   const ops::Rope rope(config.rope, config.head_dim);
   const std::vector<double>& f = rope.inverse_frequencies();
   inverse_frequencies_ = cuda::DeviceTensor(DType::f64, {static_cast<int64_t>(f.size())},
@@ -44,6 +47,26 @@ attention::cuda::Shape CudaDecoder::attention_shape() const {
   shape.num_heads = static_cast<int>(config_.num_heads);
   shape.num_kv_heads = static_cast<int>(config_.num_kv_heads);
   return shape;
+}
+
+void CudaDecoder::prepare(int64_t rows) {
+  bool dense = false, sparse = false;
+  const int64_t piece = std::min(rows, kMlpRows);
+  ops::cuda::LinearOptions kv = plain_, q = plain_;
+  q.num_features = kv.first_feature = config_.num_heads * config_.head_dim;
+  for (const CudaLayerWeights& w : weights_.layers) {
+    if (!dense && !sparse) {
+      for (const auto& part : {plain_, kv, q})
+        w.qkv.product->prepare(rows, compute_, stream_, part);
+      w.output.product->prepare(rows, compute_, stream_, residual_);
+    }
+    if (w.sparse && !sparse) w.router.product->prepare(rows, DType::f32, stream_, plain_);
+    if (!w.sparse && !dense) {
+      w.gate_up.product->prepare(piece, compute_, stream_, plain_);
+      w.down.product->prepare(piece, compute_, stream_, residual_);
+    }
+    (w.sparse ? sparse : dense) = true;
+  }
 }
 
 void CudaDecoder::take_scratch(cuda::Arena& arena, int64_t rows, int64_t answers, bool all_logits) {
@@ -151,10 +174,12 @@ void CudaDecoder::attention_block(int layer, Step& step) {
   args.head_dim = args.head_dim_v = c.head_dim;
   args.q_norm = w.q_norm.view();
   args.k_norm = w.k_norm.view();
-  args.eps = c.rms_norm_eps;
+  args.norm_eps = c.rms_norm_eps;
   args.cos = cos_;
   args.sin = sin_;
-  args.targets = attention.targets(layer);
+  const auto targets = attention.targets(layer);
+  args.num_destinations = static_cast<int>(targets.size());
+  std::copy(targets.begin(), targets.end(), args.destinations.begin());
   args.kv_row_stride = 2 * kv_size;
   const bool plain_kv = wanted(step, layer, "k") || wanted(step, layer, "v");
   const auto finish = [&](TensorView product, bool q, bool kv) {
@@ -171,17 +196,21 @@ void CudaDecoder::attention_block(int layer, Step& step) {
   };
   if (attention.exchanges()) {
     const TensorView kv = {qkv_.data, qkv_.dtype, {rows_, 2 * kv_size}};
-    w.qkv.product->apply(x_, kv, stream_, {.first_feature = q_size, .num_features = 2 * kv_size});
+    ops::cuda::LinearOptions part = plain_;
+    part.first_feature = q_size;
+    w.qkv.product->apply(x_, kv, stream_, part);
     finish(kv, false, true);
     progress_.enter("allgather kv", layer);
     attention.exchange(layer);
     const TensorView q = {qkv_.data, qkv_.dtype, {rows_, q_size}};
-    w.qkv.product->apply(x_, q, stream_, {.first_feature = 0, .num_features = q_size});
+    part.first_feature = 0;
+    part.num_features = q_size;
+    w.qkv.product->apply(x_, q, stream_, part);
     finish(q, true, false);
     step.clock.mark("allgather kv", layer, &StageTimes::exchange_exposed);
     attention.await(layer);
   } else {
-    w.qkv.product->apply(x_, qkv_, stream_, {});
+    w.qkv.product->apply(x_, qkv_, stream_, plain_);
     finish(qkv_, true, true);
   }
   put(step, layer, "q", q_, "t h d");
@@ -196,7 +225,7 @@ void CudaDecoder::attention_block(int layer, Step& step) {
 
   progress_.enter("output projection", layer);
   step.clock.mark("output projection", layer, &StageTimes::qkv);
-  w.output.product->apply(out_.reshaped({rows_, q_size}), hidden_, stream_, {.accumulate = true});
+  w.output.product->apply(out_.reshaped({rows_, q_size}), hidden_, stream_, residual_);
   put(step, layer, "post_attention", hidden_, "t d");
 }
 
@@ -223,16 +252,16 @@ void CudaDecoder::mlp_block(int layer, Step& step) {
 void CudaDecoder::dense_mlp(const CudaLayerWeights& w, TensorView out, bool residual) {
   for (int64_t begin = 0; begin < rows_; begin += kMlpRows) {
     const int64_t n = std::min(kMlpRows, rows_ - begin);
-    w.gate_up.product->apply(x_.row_range(begin, n), gate_up_.row_range(0, n), stream_, {});
+    w.gate_up.product->apply(x_.row_range(begin, n), gate_up_.row_range(0, n), stream_, plain_);
     ops::cuda::swiglu(gate_up_.row_range(0, n), act_.row_range(0, n), stream_);
     w.down.product->apply(act_.row_range(0, n), out.row_range(begin, n), stream_,
-                          {.accumulate = residual});
+                          residual ? residual_ : plain_);
   }
 }
 
 void CudaDecoder::expert_mlp(int layer, Step& step, const CudaLayerWeights& w, TensorView out,
                              bool residual) {
-  w.router.product->apply(x_, router_logits_, stream_, {});
+  w.router.product->apply(x_, router_logits_, stream_, plain_);
   w.experts.product->route(router_logits_, topk_ids_, topk_weights_, stream_);
   put(step, layer, "router_logits", router_logits_, "t e");
   put(step, layer, "topk_ids", topk_ids_, "t k");
@@ -257,7 +286,7 @@ void CudaDecoder::choose(Step& step) {
       for (int64_t begin = 0; begin < rows_; begin += kLogitRows) {
         const int64_t n = std::min(kLogitRows, rows_ - begin);
         weights_.lm_head.product->apply(x_.row_range(begin, n), logits_.row_range(0, n), stream_,
-                                        {});
+                                        plain_);
         const TensorView to = all.view().row_range(begin, n);
         LH_CUDA(cudaMemcpyAsync(to.data, logits_.data, static_cast<size_t>(to.num_bytes()),
                                 cudaMemcpyDeviceToHost, stream_));
@@ -269,7 +298,7 @@ void CudaDecoder::choose(Step& step) {
   if (answers == 0) return;
   ops::cuda::gather_rows(hidden_, answer_rows_, last_, stream_);
   ops::cuda::rms_norm(last_, weights_.final_norm.view(), config_.rms_norm_eps, last_norm_, stream_);
-  weights_.lm_head.product->apply(last_norm_, logits_.row_range(0, answers), stream_, {});
+  weights_.lm_head.product->apply(last_norm_, logits_.row_range(0, answers), stream_, plain_);
   ops::cuda::argmax_rows(logits_.row_range(0, answers), answer_ids_, stream_);
 }
 

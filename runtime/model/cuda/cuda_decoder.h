@@ -17,12 +17,15 @@ namespace longhaul::model {
 class CudaDecoder {
  public:
   CudaDecoder(const io::ModelConfig& config, CudaModelWeights weights, DType compute,
-              cudaStream_t stream, Progress& progress);
+              bool deterministic, cudaStream_t stream, Progress& progress);
 
   const io::ModelConfig& config() const { return config_; }
   DType compute_dtype() const { return compute_; }
   uint64_t weights_content() const { return weights_.content; }
   attention::cuda::Shape attention_shape() const;
+
+  // Looks for the fastest matrix products of steps of about so many rows. Synchronises.
+  void prepare(int64_t rows);
 
   // Called with the path of an intermediate ("layers.03.q") where `wants` says so: copies the rows
   // to the host.
@@ -57,6 +60,7 @@ class CudaDecoder {
   const io::ModelConfig config_;
   CudaModelWeights weights_;
   DType compute_;
+  ops::cuda::LinearOptions plain_, residual_;  // y = x W^T, y += x W^T
   cudaStream_t stream_;
   Progress& progress_;
   cuda::DeviceTensor inverse_frequencies_;  // [head_dim / 2] f64

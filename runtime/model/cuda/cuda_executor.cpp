@@ -3,13 +3,16 @@
 #include <algorithm>
 #include <array>
 #include <map>
+#include <numeric>
 #include <utility>
 
 #include "comm/cuda/device_wait.h"
 #include "comm/cuda/gather.h"
+#include "comm/single_communicator.h"
 #include "runtime/core/log.h"
 #include "runtime/core/trace.h"
 #include "runtime/model/cuda/cuda_decoder.h"
+#include "runtime/ops/cuda/machine_peak.h"
 
 namespace longhaul::model {
 namespace {
@@ -17,6 +20,7 @@ namespace {
 // Layers that the host may have enqueued beyond the one that the device works on: enough that the
 // device never waits for the host, few enough that "no progress" means something.
 constexpr size_t kLayersAhead = 4;
+constexpr int64_t kWarmUpRows = 16384;
 
 class CudaExecutor final : public Executor {
  public:
@@ -24,14 +28,15 @@ class CudaExecutor final : public Executor {
                Progress& progress, const ExecutorOptions& options)
       : options_(options),
         progress_(progress),
-        decoder_(config,
-                 load_cuda_weights(checkpoint, config, compute, options.deterministic, progress),
-                 compute, stream_, progress),
+        decoder_(config, load_cuda_weights(checkpoint, config, compute, progress), compute,
+                 options.deterministic, stream_, progress),
         clock_(stream_) {}
 
   const io::ModelConfig& config() const override { return decoder_.config(); }
   DType compute_dtype() const override { return decoder_.compute_dtype(); }
   uint64_t weights_content() const override { return decoder_.weights_content(); }
+
+  void prepare(comm::Communicator& comm, int64_t rows) override;
 
   void begin_run(comm::Communicator& comm, std::span<const int64_t> total_lengths) override {
     run_.reset();
@@ -40,7 +45,11 @@ class CudaExecutor final : public Executor {
 
   std::vector<int32_t> step(const StepInput& in) override;
 
-  double matmul_ceiling() override { return ops::cuda::matmul_ceiling(stream_); }
+  double matmul_ceiling() override {
+    run_.reset();
+    arena_ = {};
+    return 1e-12 * ops::cuda::matmul_ceiling(stream_);
+  }
   std::string device_name() const override { return cuda::current_device().name; }
 
   StageTimes times() const override { return run_->times; }
@@ -111,6 +120,26 @@ class CudaExecutor final : public Executor {
   std::unique_ptr<Run> run_;
 };
 
+// Kernels are loaded at their first launch and matrix products look for their algorithm: a step of
+// made-up tokens does all of it.
+void CudaExecutor::prepare(comm::Communicator& comm, int64_t rows) {
+  gather_for(comm);
+  rows = std::clamp<int64_t>(rows, 1, kWarmUpRows);
+  decoder_.prepare(rows);
+  const auto alone = comm::make_single_communicator();
+  const layout::SequenceExtent extent{0, rows};
+  const auto layout = layout::BatchLayout::make(layout::LayoutKind::zigzag, 1, {&extent, 1});
+  layout::KvOwnership ownership(1, 1);
+  ownership.append(layout);
+  const std::vector<int32_t> ids(static_cast<size_t>(rows), 0);
+  std::vector<int64_t> positions(static_cast<size_t>(rows));
+  std::iota(positions.begin(), positions.end(), 0);
+  const int64_t last = rows - 1;
+  begin_run(*alone, {&rows, 1});
+  step({{ids, positions}, layout, ownership, {&last, 1}, nullptr});
+  run_.reset();
+}
+
 std::vector<int32_t> CudaExecutor::step(const StepInput& in) {
   LH_CHECK(run_ != nullptr, "a step before begin_run");
   const auto rows = static_cast<int64_t>(in.tokens.ids.size());
@@ -169,6 +198,10 @@ std::vector<int32_t> CudaExecutor::step(const StepInput& in) {
 std::unique_ptr<Executor> make_cuda_executor(const io::ModelConfig& config,
                                              io::Checkpoint& checkpoint, DType compute,
                                              Progress& progress, const ExecutorOptions& options) {
+  if (options.attention.two_calls)
+    fail(ExitCode::usage,
+         "--two-calls: GPUs compute both halves in one launch; --backend cpu or reference has the "
+         "form of two calls");
   if (compute != DType::bf16 && compute != DType::f32)
     fail(ExitCode::usage, "--dtype {}: GPUs compute in bf16 or f32; --backend cpu does it",
          dtype_name(compute));

@@ -50,11 +50,10 @@ class CudaLoader : public CudaWeights {
   using Form = CudaWeights;
 
   CudaLoader(io::Checkpoint& checkpoint, const io::ModelConfig& config, DType compute,
-             bool deterministic, Progress& progress)
+             Progress& progress)
       : checkpoint_(checkpoint),
         config_(config),
         compute_(compute),
-        deterministic_(deterministic),
         progress_(progress),
         uploader_(stream_) {}
 
@@ -90,16 +89,14 @@ class CudaLoader : public CudaWeights {
       if (bias) put(p.name + ".bias", l.bias.view().row_range(row, p.out_features));
       row += p.out_features;
     }
-    l.product = std::make_unique<ops::cuda::Linear>(l.weight.view(), l.bias.view(), compute_,
-                                                    deterministic_);
+    l.product = std::make_unique<ops::cuda::Linear>(l.weight.view(), l.bias.view(), compute_);
     return l;
   }
 
   Linear tied_head(const Table& embedding) {
     Linear l;
     l.out_features = config_.vocab_size;
-    l.product = std::make_unique<ops::cuda::Linear>(embedding.view(), ConstTensorView{}, compute_,
-                                                    deterministic_);
+    l.product = std::make_unique<ops::cuda::Linear>(embedding.view(), ConstTensorView{}, compute_);
     return l;
   }
 
@@ -161,7 +158,6 @@ class CudaLoader : public CudaWeights {
   io::Checkpoint& checkpoint_;
   const io::ModelConfig& config_;
   DType compute_;
-  bool deterministic_;
   Progress& progress_;
   cuda::Stream stream_;
   Uploader uploader_;
@@ -173,8 +169,8 @@ class CudaLoader : public CudaWeights {
 }  // namespace
 
 CudaModelWeights load_cuda_weights(io::Checkpoint& checkpoint, const io::ModelConfig& config,
-                                   DType compute, bool deterministic, Progress& progress) {
-  return CudaLoader(checkpoint, config, compute, deterministic, progress).load();
+                                   DType compute, Progress& progress) {
+  return CudaLoader(checkpoint, config, compute, progress).load();
 }
 
 }  // namespace longhaul::model

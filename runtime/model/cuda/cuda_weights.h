@@ -39,6 +39,6 @@ using CudaModelWeights = ModelOf<CudaWeights>;
 // made on the device, the same bits as on a CPU rank. Throws what load_weights throws, and
 // Error(resource) where the device is too small. Everything is done when it returns.
 CudaModelWeights load_cuda_weights(io::Checkpoint& checkpoint, const io::ModelConfig& config,
-                                   DType compute, bool deterministic, Progress& progress);
+                                   DType compute, Progress& progress);
 
 }  // namespace longhaul::model

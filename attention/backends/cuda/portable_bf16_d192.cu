@@ -1,0 +1,5 @@
+#include "attention/backends/cuda/portable_bf16.cuh"
+
+namespace longhaul::attention::cuda::portable {
+template cudaError_t launch<Bf16D192>(const Params&, unsigned, int, cudaStream_t);
+}  // namespace longhaul::attention::cuda::portable
