@@ -38,31 +38,52 @@ __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
   return r;
 }
 
-// How the threads of a block share out the copy of kRows rows of D columns: 8 (4) lanes to a row.
-template <int D, int kRows, int kThreads>
+// How the threads of a block share out the copy of kRows rows of D columns to rows kStride bytes
+// apart: 8 (4) lanes to a row.
+template <int D, int kRows, int kThreads, int kStride>
 struct RowCopy {
   static constexpr int kLanes = D >= 64 ? 8 : 4;
-  static constexpr int kStep = kThreads / kLanes;                // rows at a time
-  static constexpr int kChunks = (D / 8 + kLanes - 1) / kLanes;  // 16-byte words for a lane
+  static constexpr int kStep = kThreads / kLanes;               // rows at a time
+  static constexpr int kWords = (D / 8 + kLanes - 1) / kLanes;  // of 16 bytes, for a lane
   static_assert(kRows % kStep == 0);
 
-  // row_at(row) gives the address of a row, or null for one to be cleared. Columns past `columns`
-  // are cleared, those past D do not exist.
-  template <int kStride, class RowAt>
-  static __device__ __forceinline__ void run(uint32_t dst, int columns, RowAt row_at) {
-    const int lane = threadIdx.x % kLanes, first = threadIdx.x / kLanes;
-    dst += first * kStride + lane * 16;
+  static __device__ __forceinline__ int lane() { return threadIdx.x % kLanes; }
+  static __device__ __forceinline__ int first_row() { return threadIdx.x / kLanes; }
+  static __device__ __forceinline__ bool exists(int word) {
+    return D / 8 % kLanes == 0 || lane() + word * kLanes < D / 8;
+  }
+
+  // All rows and all D columns, rows `stride` elements apart.
+  static __device__ __forceinline__ void whole(uint32_t dst, const __nv_bfloat16* src,
+                                               int64_t stride) {
+    dst += first_row() * kStride + lane() * 16;
+    src += first_row() * stride + lane() * 8;
 #pragma unroll
     for (int r = 0; r < kRows / kStep; ++r) {
-      const __nv_bfloat16* const src = row_at(first + r * kStep);
 #pragma unroll
-      for (int c = 0; c < kChunks; ++c) {
-        const int column = (lane + c * kLanes) * 8;
-        if (D % (8 * kLanes) != 0 && column >= D) continue;
-        const bool there = src != nullptr && column < columns;
-        copy16(dst + r * kStep * kStride + c * kLanes * 16, there ? src + column : nullptr,
-               there ? 16 : 0);
+      for (int c = 0; c < kWords; ++c) {
+        if (!exists(c)) continue;
+        copy16(dst + r * kStep * kStride + c * kLanes * 16, src + c * kLanes * 8);
       }
+      src += kStep * stride;
+    }
+  }
+
+  // row_at(row) gives the address of a row, or null for one to be cleared, as columns past
+  // `columns` are. In a loop: this is for ends and for small pages.
+  template <class RowAt>
+  static __device__ __forceinline__ void some(uint32_t dst, int columns, RowAt row_at) {
+    dst += first_row() * kStride + lane() * 16;
+#pragma unroll 1
+    for (int row = first_row(); row < kRows; row += kStep) {
+      const __nv_bfloat16* const src = row_at(row);
+#pragma unroll
+      for (int c = 0; c < kWords; ++c) {
+        if (!exists(c)) continue;
+        const int column = (lane() + c * kLanes) * 8;
+        copy16_or_zero(dst + c * kLanes * 16, src + column, src != nullptr && column < columns);
+      }
+      dst += kStep * kStride;
     }
   }
 };
@@ -93,25 +114,22 @@ struct Bf16Block {
   __device__ __forceinline__ void copy_queries() const {
     const auto* const q = static_cast<const __nv_bfloat16*>(p.q) + w.tile->q_row * p.q_stride +
                           int64_t{w.head} * p.head_dim;
-    RowCopy<C::kD, C::kBlockM, C::kThreads>::template run<C::kQStride>(
-        queries, p.head_dim,
-        [&](int row) { return row < w.tile->q_count ? q + row * p.q_stride : nullptr; });
+    RowCopy<C::kD, C::kBlockM, C::kThreads, C::kQStride>::some(queries, p.head_dim, [&](int row) {
+      return row < w.tile->q_count ? q + row * p.q_stride : nullptr;
+    });
   }
 
   template <int D, int kStride>
   __device__ __forceinline__ void copy_rows(uint32_t slot, const void* data, int64_t stride,
                                             int columns, int begin) const {
-    using Copy = RowCopy<D, C::kBlockN, C::kThreads>;
+    using Copy = RowCopy<D, C::kBlockN, C::kThreads, kStride>;
     const auto* const base = static_cast<const __nv_bfloat16*>(data) + int64_t{w.kv_head} * columns;
-    const int count = w.kv_end - begin;
-    if (w.page_begin >= 0) {
-      Copy::template run<kStride>(slot, columns, [&](int row) {
-        return row < count ? base + key_row(p, w, begin + row) * stride : nullptr;
-      });
+    if (begin + C::kBlockN <= w.kv_end && columns == D && one_run(p, w, C::kBlockN)) {
+      Copy::whole(slot, base + key_row(p, w, begin) * stride, stride);
     } else {
-      const auto* const first = base + (int64_t{w.kv_row} + begin) * stride;
-      Copy::template run<kStride>(
-          slot, columns, [&](int row) { return row < count ? first + row * stride : nullptr; });
+      Copy::some(slot, columns, [&](int row) {
+        return begin + row < w.kv_end ? base + key_row(p, w, begin + row) * stride : nullptr;
+      });
     }
   }
 
@@ -122,7 +140,7 @@ struct Bf16Block {
     const int begin = block * C::kBlockN;
     const uint32_t slot = ring + slot_index * C::kSlotBytes;
     if (step % 2 == 0) {
-      wait_ready(p, w, begin, min(begin + C::kBlockN, w.kv_end), known);
+      wait_for_keys<C::kBlockN>(p, w, begin, known);
       copy_rows<C::kD, C::kQStride>(slot, p.k, p.k_stride, p.head_dim, begin);
     } else {
       copy_rows<C::kDv, C::kVStride>(slot, p.v, p.v_stride, p.head_dim_v, begin);
@@ -279,29 +297,29 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
   Bf16Block<C> block(p, w, shared_address(shared));
 
   block.copy_queries();
-  int filled = 0, fill_slot = 0, slot = 0;
-  const auto next_slot = [&](int s) { return s + 1 == p.slots ? 0 : s + 1; };
-  const auto fill = [&] {
-    block.copy_step(filled++, fill_slot);
-    fill_slot = next_slot(fill_slot);
+  for (int step = 0; step < p.slots - 1; ++step) {
+    block.copy_step(step, step);
     copies_commit();
-  };
-  // The step that comes next is in shared memory, and all warps are done with the one before, whose
-  // slot is filled anew.
-  const auto advance = [&] {
+  }
+  int slot = 0;
+  // The address of a step's data once it is there and all warps are done with the step before,
+  // whose slot is filled anew.
+  const auto await = [&](int step) {
     copies_wait(p.slots);
     __syncthreads();
-    fill();
+    block.copy_step(step + p.slots - 1, (slot == 0 ? p.slots : slot) - 1);
+    copies_commit();
     const uint32_t address = block.ring + slot * C::kSlotBytes;
-    slot = next_slot(slot);
+    slot = slot + 1 == p.slots ? 0 : slot + 1;
     return address;
   };
-  for (int i = 1; i < p.slots; ++i) fill();
 
+#pragma unroll 1
   for (int n = w.last_block; n >= w.first_block; --n) {
     const int begin = n * C::kBlockN;
+    const int step = 2 * (w.last_block - n);
     uint32_t weights[C::kMTiles][C::kBlockN / 16][4];
-    const uint32_t keys = advance();
+    const uint32_t keys = await(step);
     const bool sees = begin <= warp_sees;  // else the whole block is hidden from this warp
     if (sees) {
       typename Bf16Block<C>::Scores s;
@@ -321,7 +339,7 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
         }
       }
     }
-    const uint32_t values = advance();
+    const uint32_t values = await(step + 1);
     if (sees) block.add_values(weights, values, lane);
   }
   asm volatile("cp.async.wait_group 0;" ::: "memory");

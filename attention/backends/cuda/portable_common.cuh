@@ -16,10 +16,16 @@ __device__ __forceinline__ uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
-// 16 bytes from global to shared memory by way of L2; `bytes` 0 writes zeros and reads nothing.
-__device__ __forceinline__ void copy16(uint32_t dst, const void* src, int bytes) {
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(dst), "l"(src),
-               "r"(bytes)
+// 16 bytes from global to shared memory by way of L2.
+__device__ __forceinline__ void copy16(uint32_t dst, const void* src) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(dst), "l"(src)
+               : "memory");
+}
+
+// The same, or zeros and nothing read.
+__device__ __forceinline__ void copy16_or_zero(uint32_t dst, const void* src, bool there) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(dst),
+               "l"(there ? src : nullptr), "r"(there ? 16 : 0)
                : "memory");
 }
 
@@ -82,19 +88,20 @@ __device__ __forceinline__ int64_t key_row(const Params& p, const Work& w, int j
   return (int64_t{page} << p.page_shift) + (j & ((1 << p.page_shift) - 1));
 }
 
-// Returns when keys begin .. end - 1 (at most 64) are there. Every thread that reads them asks, for
-// itself; `known` remembers the sources it has seen.
-__device__ __forceinline__ void wait_ready(const Params& p, const Work& w, int begin, int end,
-                                           uint32_t& known) {
-  if (p.flags == nullptr) return;
+// Whether `count` keys from a multiple of that power of two lie in neighbouring rows.
+__device__ __forceinline__ bool one_run(const Params& p, const Work& w, int count) {
+  return w.page_begin < 0 || (1 << p.page_shift) >= count;
+}
+
+// Returns when every source of these neighbouring rows is ready. Every thread that reads them asks,
+// for itself; `known` remembers the sources it has seen.
+__device__ __forceinline__ void wait_for_rows(const Params& p, int64_t first, int count,
+                                              uint32_t& known) {
   uint32_t needed = 0;
-  const int step = w.page_begin < 0 ? 64 : min(64, 1 << p.page_shift);
-  for (int j = begin; j < end;) {
-    const int stop = min(end, (j / step + 1) * step);  // a run of neighbouring rows
-    const int64_t first = key_row(p, w, j) / kReadyWordRows;
-    const int64_t last = key_row(p, w, stop - 1) / kReadyWordRows;
-    for (int64_t word = first; word <= last; ++word) needed |= __ldg(p.row_sources + word);
-    j = stop;
+  const int64_t last = (first + count - 1) / kReadyWordRows;
+#pragma unroll 1
+  for (int64_t word = first / kReadyWordRows; word <= last; ++word) {
+    needed |= __ldg(p.row_sources + word);
   }
   for (needed &= ~known; needed != 0; needed &= needed - 1) {
     const int source = __ffs(static_cast<int>(needed)) - 1;
@@ -108,6 +115,19 @@ __device__ __forceinline__ void wait_ready(const Params& p, const Work& w, int b
       __nanosleep(100);
     }
     known |= 1u << source;
+  }
+}
+
+// The same for kCount keys from `begin`, a multiple of kCount, as far as there are keys.
+template <int kCount>
+__device__ __forceinline__ void wait_for_keys(const Params& p, const Work& w, int begin,
+                                              uint32_t& known) {
+  if (p.flags == nullptr) return;
+  const int end = min(begin + kCount, w.kv_end);
+  const int step = one_run(p, w, kCount) ? kCount : 1 << p.page_shift;
+#pragma unroll 1
+  for (int j = begin; j < end; j += step) {
+    wait_for_rows(p, key_row(p, w, j), min(step, end - j), known);
   }
 }
 

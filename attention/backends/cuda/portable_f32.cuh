@@ -44,55 +44,57 @@ struct F32Block {
     const uint32_t dst = shared_address(queries);
     for (int row = threadIdx.x / 8; row < C::kBlockM; row += C::kThreads / 8) {
       for (int column = threadIdx.x % 8 * 4; column < C::padded(p.head_dim); column += 32) {
-        const bool there = row < w.tile->q_count && column < p.head_dim;
-        copy16(dst + (row * q_stride + column) * 4, there ? q + row * p.q_stride + column : nullptr,
-               there ? 16 : 0);
+        copy16_or_zero(dst + (row * q_stride + column) * 4, q + row * p.q_stride + column,
+                       row < w.tile->q_count && column < p.head_dim);
       }
     }
   }
 
-  // 4 columns of one row of k or v, or zeros past the last key and the last column.
-  __device__ __forceinline__ void copy_word(uint32_t dst, const void* data, int64_t stride,
-                                            int columns, int key, int column) const {
-    const bool there = key < w.kv_end && column < columns;
-    const float* src = nullptr;
-    if (there) {
-      src = static_cast<const float*>(data) + key_row(p, w, key) * stride +
-            int64_t{w.kv_head} * columns + column;
+  // A piece of kRows x kWords x 4 elements of k or v from key `key` and column `column`: zeros past
+  // the last key and the last column.
+  template <int kRows, int kWords, int kStride>
+  __device__ __forceinline__ void copy_piece(uint32_t slot, const void* data, int64_t stride,
+                                             int columns, int key, int column) const {
+    constexpr int kStep = C::kThreads / kWords;
+    const int row = threadIdx.x / kWords;
+    column += threadIdx.x % kWords * 4;
+    slot += (row * kStride + threadIdx.x % kWords * 4) * 4;
+    const float* const base =
+        static_cast<const float*>(data) + int64_t{w.kv_head} * columns + column;
+    if (key + kRows <= w.kv_end && one_run(p, w, kRows)) {
+      const float* src = base + (key_row(p, w, key) + row) * stride;
+#pragma unroll
+      for (int i = 0; i < kRows / kStep; ++i) {
+        copy16_or_zero(slot + i * kStep * kStride * 4, src, column < columns);
+        src += kStep * stride;
+      }
+    } else {  // in a loop: this is for ends and for small pages
+#pragma unroll 1
+      for (int j = key + row; j < key + kRows; j += kStep) {
+        const bool there = j < w.kv_end && column < columns;
+        copy16_or_zero(slot, there ? base + key_row(p, w, j) * stride : nullptr, there);
+        slot += kStep * kStride * 4;
+      }
     }
-    copy16(dst, src, there ? 16 : 0);
   }
 
   // Piece i of K holds dims 32 i ...; of V, keys begin + 16 i ...
   __device__ __forceinline__ void copy_keys(uint32_t slot, int begin, int piece) {
-    if (piece == 0) {
-      wait_ready(p, w, begin, min(begin + C::kBlockN, w.kv_end), known);
-    }
-    const int column = threadIdx.x % 8 * 4;
-#pragma unroll
-    for (int i = 0; i < C::kBlockN / 16; ++i) {
-      const int row = threadIdx.x / 8 + i * 16;
-      copy_word(slot + (row * C::kKStride + column) * 4, p.k, p.k_stride, p.head_dim, begin + row,
-                piece * C::kDims + column);
-    }
+    if (piece == 0) wait_for_keys<C::kBlockN>(p, w, begin, known);
+    copy_piece<C::kBlockN, C::kDims / 4, C::kKStride>(slot, p.k, p.k_stride, p.head_dim, begin,
+                                                      piece * C::kDims);
   }
 
   __device__ __forceinline__ void copy_values(uint32_t slot, int begin, int piece) const {
-    constexpr int kLanes = C::kVStride / 4, kStep = C::kThreads / kLanes;
-    const int column = threadIdx.x % kLanes * 4;
-#pragma unroll 2
-    for (int i = 0; i < C::kKeys / kStep; ++i) {
-      const int row = threadIdx.x / kLanes + i * kStep;
-      copy_word(slot + (row * C::kVStride + column) * 4, p.v, p.v_stride, p.head_dim_v,
-                begin + piece * C::kKeys + row, column);
-    }
+    copy_piece<C::kKeys, C::kVStride / 4, C::kVStride>(slot, p.v, p.v_stride, p.head_dim_v,
+                                                       begin + piece * C::kKeys, 0);
   }
 
   __device__ __forceinline__ void add_scores(float (&s)[kRows][kCols], const float* keys,
                                              int piece) const {
     const float* const a_at = queries + y * q_stride + piece * C::kDims;
     const float* const b_at = keys + x * C::kKStride;
-#pragma unroll(C::kColumns > 2 ? 1 : 2)
+#pragma unroll(C::kColumns > 2 || C::kBlocks > 2 ? 1 : 2)
     for (int k = 0; k < C::kDims; k += 4) {
       float4 b[kCols];
 #pragma unroll

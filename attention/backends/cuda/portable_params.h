@@ -61,14 +61,14 @@ struct Params {
   Output output;
 };
 
-// bf16. D, Dv: largest head dims; MTiles: 16-row tiles of queries per warp; Blocks: thread blocks
-// that should share a multiprocessor. Rows in shared memory are 16 bytes longer than the data,
-// which spreads the eight rows of an ldmatrix over all banks.
-template <int D, int Dv, int MTiles, int Blocks>
+// bf16. D, Dv: largest head dims; MTiles: 16-row tiles of queries per warp; BlockN: keys at a time;
+// Blocks: thread blocks that should share a multiprocessor. Rows in shared memory are 16 bytes
+// longer than the data, which spreads the eight rows of an ldmatrix over all banks.
+template <int D, int Dv, int MTiles, int BlockN, int Blocks>
 struct Bf16Config {
   static constexpr int kD = D, kDv = Dv, kMTiles = MTiles, kBlocks = Blocks;
   static constexpr int kWarps = 4, kThreads = 32 * kWarps;
-  static constexpr int kBlockM = 16 * MTiles * kWarps, kBlockN = 64;
+  static constexpr int kBlockM = 16 * MTiles * kWarps, kBlockN = BlockN;
   static constexpr int kQStride = 2 * D + 16, kVStride = 2 * Dv + 16;  // bytes; K's is Q's
   static constexpr int kSlotBytes = kBlockN * (kQStride > kVStride ? kQStride : kVStride);
   static constexpr int fixed_bytes(int /*head_dim*/) { return kBlockM * kQStride; }
@@ -96,13 +96,13 @@ struct F32Config {
   }
 };
 
-using Bf16D32 = Bf16Config<32, 32, 2, 3>;
-using Bf16D64 = Bf16Config<64, 64, 2, 2>;
-using Bf16D96 = Bf16Config<96, 96, 2, 2>;
-using Bf16D128 = Bf16Config<128, 128, 2, 2>;
-using Bf16D192 = Bf16Config<192, 128, 2, 2>;
-using Bf16D256 = Bf16Config<256, 256, 1, 2>;
-using F32Dv64 = F32Config<1, 2>;
+using Bf16D32 = Bf16Config<32, 32, 2, 64, 3>;
+using Bf16D64 = Bf16Config<64, 64, 2, 64, 3>;
+using Bf16D96 = Bf16Config<96, 96, 2, 64, 2>;
+using Bf16D128 = Bf16Config<128, 128, 2, 64, 2>;
+using Bf16D192 = Bf16Config<192, 128, 2, 64, 2>;
+using Bf16D256 = Bf16Config<256, 256, 1, 64, 2>;
+using F32Dv64 = F32Config<1, 3>;
 using F32Dv128 = F32Config<2, 2>;
 using F32Dv256 = F32Config<4, 1>;
 
