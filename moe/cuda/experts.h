@@ -6,6 +6,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <string>
 
 #include "runtime/core/tensor.h"
 
@@ -53,6 +54,8 @@ class Experts {
              bool residual, void* scratch, cudaStream_t stream) const;
 
  private:
+  int tile_rows() const;
+
   ExpertShape shape_;
   const void* gate_up_ = nullptr;
   const void* down_ = nullptr;

@@ -150,7 +150,10 @@ void run(const Plan& plan, const Args& args, cudaStream_t stream) {
 
   const auto blocks =
       static_cast<int>(std::min<int64_t>(plan.options.multiprocessors, plan.num_tiles * units));
-  LH_CUDA(general ? launch<General<C>>(params, blocks, stream) : launch<C>(params, blocks, stream));
+  int device = 0;
+  LH_CUDA(cudaGetDevice(&device));
+  LH_CUDA(general ? launch<General<C>>(params, device, blocks, stream)
+                  : launch<C>(params, device, blocks, stream));
   if (plan.num_merges > 0) merge(params, plan, C::kBlockM, stream);
 }
 

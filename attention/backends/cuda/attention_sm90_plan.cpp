@@ -129,10 +129,13 @@ Plan make_plan(const Shape& shape, std::span<const Item> items, const PlanOption
   plan.kernel = Kernel::sm90;
   plan.shape = shape;
   plan.options = options;
+  bool pages = false;
   for (const Item& item : items) {
     check_item(item, options);
+    pages |= item.page_begin >= 0 && item.q_length > 0;
     if (item.q_length > 0) plan.max_kv_length = std::max(plan.max_kv_length, item.kv_length);
   }
+  if (!pages) plan.options.page_size = 0;
   plan.flops = 2.0 * (shape.head_dim + shape.head_dim_v) * shape.num_heads * unmasked_area(items);
 
   const int rows = rows_per_tile(shape), block = keys_per_block(shape);
