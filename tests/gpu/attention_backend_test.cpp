@@ -40,7 +40,7 @@ double f32_bound(const Problem& p, const Answer& a, double most_keys) {
 TEST_F(CudaBackend, AgreesInBf16) {
   Rng rng(11);
   ThreadPool pool(1);
-  const auto backend = cuda::make_cuda_backend();
+  const auto backend = make_cuda_backend();
   ASSERT_TRUE(backend->supports({DType::bf16, 128, 128, true, false}).ok);
   for (int i = 0; i < 150; ++i) {
     const Problem p = next_problem(*backend, DType::bf16, rng, i % 8 == 0 ? 900 : 200);
@@ -64,7 +64,7 @@ TEST_F(CudaBackend, AgreesInBf16) {
 TEST_F(CudaBackend, AgreesInFloat32) {
   Rng rng(12);
   ThreadPool pool(1);
-  const auto backend = cuda::make_cuda_backend();
+  const auto backend = make_cuda_backend();
   const Support support = backend->supports({DType::f32, 128, 128, true, false});
   if (!support.ok) GTEST_SKIP() << support.why_not;
   for (int i = 0; i < 150; ++i) {
@@ -78,7 +78,7 @@ TEST_F(CudaBackend, AgreesInFloat32) {
 }
 
 TEST_F(CudaBackend, SaysWhatItCannotDo) {
-  const auto backend = cuda::make_cuda_backend();
+  const auto backend = make_cuda_backend();
   const Support support = backend->supports({DType::f64, 128, 128, true, false});
   EXPECT_FALSE(support.ok);
   EXPECT_FALSE(support.why_not.empty());
