@@ -44,6 +44,9 @@ template <Product kProduct>
 constexpr int kColumns =
     kProduct == Product::gate_up ? kWeightRows / 2 : kWeightRows;  // of a block
 
+// Clusters that the device runs at one time; a later one would start when all others are done.
+cudaError_t count_clusters(Product product, int* clusters);
+
 cudaError_t launch(const Params& params, Product product, int blocks, cudaStream_t stream);
 
 }  // namespace longhaul::moe::cuda::sm90
