@@ -68,16 +68,22 @@ int resident_blocks(Product product) {
 void sm90_gemm(const GroupedGemm& g, Product product, cudaStream_t stream) {
   const int64_t weight_rows = product == Product::gate_up ? 2 * g.columns : g.columns;
   sm90::Params params{};
-  params.a = tensor_map(g.a, 1, g.a_rows, g.depth);
+  if (g.row != nullptr) {
+    params.row = g.row;
+    params.a_rows = g.a;
+  } else {
+    params.a = tensor_map(g.a, 1, g.a_rows, g.depth);
+  }
   params.weights = tensor_map(g.weights, g.num_experts, weight_rows, g.depth);
+  params.out_map = tensor_map(g.out, 1, g.places, g.columns);
   params.tiles = g.tiles;
   params.num_tiles = g.num_tiles;
   params.out = g.out;
+  params.depth = static_cast<int32_t>(g.depth);
   params.columns = static_cast<int32_t>(g.columns);
   params.steps = static_cast<int32_t>((g.depth + sm90::kDepth - 1) / sm90::kDepth);
-  const int64_t width =
-      sm90::kCluster * (product == Product::gate_up ? sm90::kColumns<Product::gate_up>
-                                                    : sm90::kColumns<Product::down>);
+  const int64_t width = product == Product::gate_up ? sm90::kColumns<Product::gate_up>
+                                                    : sm90::kColumns<Product::down>;
   const int64_t most = g.most_tiles * ((g.columns + width - 1) / width);
   LH_CHECK(most < (int64_t{1} << 31), "{} row tiles of {} columns; use chunks of fewer rows",
            g.most_tiles, g.columns);
