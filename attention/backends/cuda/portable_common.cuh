@@ -33,13 +33,10 @@ __device__ __forceinline__ void copies_commit() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }
 
-// Returns when all but the last `slots - 2` groups of this thread's copies are there.
-__device__ __forceinline__ void copies_wait(int slots) {
-  if (slots == 3) {
-    asm volatile("cp.async.wait_group 1;" ::: "memory");
-  } else {
-    asm volatile("cp.async.wait_group 0;" ::: "memory");
-  }
+// Returns when all but the last kGroups groups of this thread's copies are there.
+template <int kGroups>
+__device__ __forceinline__ void copies_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
 }
 
 __device__ __forceinline__ float exp2_fast(float x) {  // about 2 ulp; 2^-inf is 0, 2^0 is 1
@@ -48,9 +45,21 @@ __device__ __forceinline__ float exp2_fast(float x) {  // about 2 ulp; 2^-inf is
   return y;
 }
 
+// ---- Compile-time choices that differ between Ampere and Hopper: slots in shared memory, and
+// thread blocks that share a multiprocessor.
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+inline constexpr bool kHopper = true;
+#else
+inline constexpr bool kHopper = false;
+#endif
+template <class C>
+inline constexpr int kSlots = C::slots(kHopper);
+template <class C>
+inline constexpr int kResident = kHopper || C::kBlocks < 3 ? C::kBlocks : C::kBlocks - 1;
+
 // ---- Work.
 
-// What the loop needs of the tile; the rest is read again at the end, to keep registers free.
 struct Work {
   const Tile* tile;
   int kv_row, page_begin, kv_end, diagonal;
@@ -63,9 +72,13 @@ struct Work {
 // sections, longest tiles first, the heads of a section side by side.
 template <int kBlockN>
 __device__ __forceinline__ Work find_work(const Params& p) {
+  // Read anew by each call: what the loop does not need is found again behind it, which costs less
+  // than the registers.
+  uint32_t index;
+  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(index));
   const uint32_t per_section = p.num_tiles * p.heads_per_section;
-  const uint32_t section = blockIdx.x / per_section;
-  const uint32_t rest = blockIdx.x - section * per_section;
+  const uint32_t section = index / per_section;
+  const uint32_t rest = index - section * per_section;
   const uint32_t first_head = section * p.heads_per_section;
   const uint32_t heads = min(p.heads_per_section, p.num_heads - first_head);
   Work w;
@@ -81,11 +94,11 @@ __device__ __forceinline__ Work find_work(const Params& p) {
   return w;
 }
 
-// Row of k and v that holds key j.
-__device__ __forceinline__ int64_t key_row(const Params& p, const Work& w, int j) {
-  if (w.page_begin < 0) return int64_t{w.kv_row} + j;
+// Row of k and v that holds key j; below 2^31.
+__device__ __forceinline__ int key_row(const Params& p, const Work& w, int j) {
+  if (w.page_begin < 0) return w.kv_row + j;
   const int page = __ldg(p.page_table + w.page_begin + (j >> p.page_shift));
-  return (int64_t{page} << p.page_shift) + (j & ((1 << p.page_shift) - 1));
+  return (page << p.page_shift) + (j & ((1 << p.page_shift) - 1));
 }
 
 // Whether `count` keys from a multiple of that power of two lie in neighbouring rows.
@@ -95,12 +108,12 @@ __device__ __forceinline__ bool one_run(const Params& p, const Work& w, int coun
 
 // Returns when every source of these neighbouring rows is ready. Every thread that reads them asks,
 // for itself; `known` remembers the sources it has seen.
-__device__ __forceinline__ void wait_for_rows(const Params& p, int64_t first, int count,
+__device__ __forceinline__ void wait_for_rows(const Params& p, int first, int count,
                                               uint32_t& known) {
   uint32_t needed = 0;
-  const int64_t last = (first + count - 1) / kReadyWordRows;
+  const int last = (first + count - 1) / kReadyWordRows;
 #pragma unroll 1
-  for (int64_t word = first / kReadyWordRows; word <= last; ++word) {
+  for (int word = first / kReadyWordRows; word <= last; ++word) {
     needed |= __ldg(p.row_sources + word);
   }
   for (needed &= ~known; needed != 0; needed &= needed - 1) {
@@ -118,13 +131,13 @@ __device__ __forceinline__ void wait_for_rows(const Params& p, int64_t first, in
   }
 }
 
-// The same for kCount keys from `begin`, a multiple of kCount, as far as there are keys.
-template <int kCount>
+// The same for kCount keys from `begin`, a multiple of kRun, as far as there are keys.
+template <int kRun, int kCount>
 __device__ __forceinline__ void wait_for_keys(const Params& p, const Work& w, int begin,
                                               uint32_t& known) {
   if (p.flags == nullptr) return;
   const int end = min(begin + kCount, w.kv_end);
-  const int step = one_run(p, w, kCount) ? kCount : 1 << p.page_shift;
+  const int step = one_run(p, w, kRun) ? kRun : 1 << p.page_shift;
 #pragma unroll 1
   for (int j = begin; j < end; j += step) {
     wait_for_rows(p, key_row(p, w, j), min(step, end - j), known);

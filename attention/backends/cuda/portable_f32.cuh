@@ -62,7 +62,7 @@ struct F32Block {
     const float* const base =
         static_cast<const float*>(data) + int64_t{w.kv_head} * columns + column;
     if (key + kRows <= w.kv_end && one_run(p, w, kRows)) {
-      const float* src = base + (key_row(p, w, key) + row) * stride;
+      const float* src = base + (int64_t{key_row(p, w, key)} + row) * stride;
 #pragma unroll
       for (int i = 0; i < kRows / kStep; ++i) {
         copy16_or_zero(slot + i * kStep * kStride * 4, src, column < columns);
@@ -80,7 +80,7 @@ struct F32Block {
 
   // Piece i of K holds dims 32 i ...; of V, keys begin + 16 i ...
   __device__ __forceinline__ void copy_keys(uint32_t slot, int begin, int piece) {
-    if (piece == 0) wait_for_keys<C::kBlockN>(p, w, begin, known);
+    if (piece == 0) wait_for_keys<C::kBlockN, C::kBlockN>(p, w, begin, known);
     copy_piece<C::kBlockN, C::kDims / 4, C::kKStride>(slot, p.k, p.k_stride, p.head_dim, begin,
                                                       piece * C::kDims);
   }
@@ -182,7 +182,7 @@ struct F32Block {
     }
   }
 
-  __device__ __forceinline__ void write() {
+  __device__ __forceinline__ void write(const Work& work) {
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
       float total = sum[i];
@@ -193,7 +193,7 @@ struct F32Block {
       const bool none = top[i] == -INFINITY;
       const float inverse = none ? 0.f : 1.f / total;
       const float lse = none ? -INFINITY : fmaf(top[i], p.scale, logf(total));
-      const RowWriter<C::kBlockM> row(p, w, y + 8 * i, lse, x == 0);
+      const RowWriter<C::kBlockM> row(p, work, y + 8 * i, lse, x == 0);
 #pragma unroll
       for (int c = 0; c < C::kColumns; ++c) {
         const float result[4] = {out[i][4 * c] * inverse, out[i][4 * c + 1] * inverse,
@@ -205,7 +205,7 @@ struct F32Block {
 };
 
 template <class C>
-__global__ void __launch_bounds__(C::kThreads, C::kBlocks)
+__global__ void __launch_bounds__(C::kThreads, kResident<C>)
     attention_f32_kernel(const __grid_constant__ Params p) {
   extern __shared__ __align__(16) float shared_floats[];
   const Work w = find_work<C::kBlockN>(p);
@@ -216,7 +216,7 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
 
   block.copy_queries();
   int fill_block = w.last_block, fill_piece = 0, fill_slot = 0, slot = 0;
-  const auto next_slot = [&](int s) { return s + 1 == p.slots ? 0 : s + 1; };
+  const auto next_slot = [&](int s) { return s + 1 == kSlots<C> ? 0 : s + 1; };
   const auto fill = [&] {
     if (fill_block >= w.first_block) {
       const uint32_t at = shared_address(block.ring + fill_slot * kSlotFloats);
@@ -236,14 +236,14 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
   // The piece that comes next is in shared memory, and all warps are done with the one before,
   // whose slot is filled anew.
   const auto advance = [&] {
-    copies_wait(p.slots);
+    copies_wait<kSlots<C> - 2>();
     __syncthreads();
     fill();
     const float* const at = block.ring + slot * kSlotFloats;
     slot = next_slot(slot);
     return at;
   };
-  for (int i = 1; i < p.slots; ++i) fill();
+  for (int i = 1; i < kSlots<C>; ++i) fill();
 
   for (int n = w.last_block; n >= w.first_block; --n) {
     const int begin = n * C::kBlockN;
@@ -254,9 +254,10 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
 #pragma unroll 1
     for (int piece = 0; piece < kValuePieces; ++piece) block.add_values(advance(), piece);
   }
-  asm volatile("cp.async.wait_group 0;" ::: "memory");
-  block.write();
-  if (w.tile->parts > 1) merge_parts<C::kBlockM, C::kThreads>(p, *w.tile, w.head);
+  copies_wait<0>();
+  const Work again = find_work<C::kBlockN>(p);
+  block.write(again);
+  if (again.tile->parts > 1) merge_parts<C::kBlockM, C::kThreads>(p, *again.tile, again.head);
 }
 
 template <class C>

@@ -131,8 +131,9 @@ bool supported(const longhaul::cuda::Device& device, const Shape& shape, std::st
     return no(fmt::format("{} heads do not divide among {} kv heads", shape.num_heads,
                           shape.num_kv_heads));
   }
-  const int bytes =
-      with_config(shape, [&](auto c) { return c.fixed_bytes(d) + 2 * decltype(c)::kSlotBytes; });
+  const int bytes = with_config(shape, [&](auto c) {
+    return c.fixed_bytes(d) + c.slots(device.major >= 9) * decltype(c)::kSlotBytes;
+  });
   if (bytes > shared_limit(device)) {
     return no(fmt::format("head dims {}/{} in {} take {} KiB of shared memory, the device has {}",
                           d, dv, dtype_name(shape.dtype), bytes / 1024,

@@ -225,6 +225,26 @@ TEST_F(Portable, Corners) {
   }
 }
 
+// Each path once, small enough for compute-sanitizer's racecheck: whole and ragged blocks, parts
+// that are merged, pages of one and of several rows a block.
+TEST_F(Portable, Small) {
+  for (const Dims dims : kSomeDims) {
+    for (const int page : {0, 16, 64}) {
+      Problem p = one_item(dims, {0, 3, 0, 1100, 1097}, 2, 1);
+      p.options.page_size = page;
+      if (page > 0) {
+        p.items[0].page_begin = 0;
+        for (int i = (1100 + page - 1) / page; i > 0; --i) p.page_table.push_back(i);
+        p.kv_rows = static_cast<int64_t>(p.page_table.size() + 1) * page;
+      }
+      Device device(p);
+      EXPECT_GT(device.run().num_splits, 1);
+      LH_CUDA(cudaDeviceSynchronize());
+      expect_close(p, device.difference(), describe(p));
+    }
+  }
+}
+
 // Sums over the keys in three launches, in one order, each added to what is there.
 TEST_F(Portable, AccumulatesOverKeyRanges) {
   for (const Dims dims : kSomeDims) {
