@@ -53,9 +53,11 @@ void DeviceAttention::begin_step(const Shape& shape, const layout::BatchLayout& 
     workspace_.reset();
     workspace_ = longhaul::cuda::Buffer(plan_.workspace_bytes, "attention's scratch",
                                         MemoryUse::activations);
-    LH_CUDA(
-        cudaMemsetAsync(workspace_.data(), 0, static_cast<size_t>(workspace_.bytes()), stream_));
   }
+  // Another plan has its counters where this one had results.
+  if (plan_.workspace_bytes > 0)
+    LH_CUDA(
+        cudaMemsetAsync(workspace_.data(), 0, static_cast<size_t>(plan_.workspace_bytes), stream_));
 }
 
 // Rows of the new tokens in the cache's slabs; where keys of each sequence begin.

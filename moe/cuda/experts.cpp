@@ -20,7 +20,7 @@ constexpr int64_t kMostPairs = (int64_t{1} << 31) - 1;
 // The pieces of the scratch memory. Run with a null base it measures.
 struct Scratch {
   Permutation permutation;
-  void* wide = nullptr;  // [pairs, hidden]: sm90's rows of x by place; later the experts' outputs
+  void* wide = nullptr;  // [pairs, hidden]: the experts' outputs
   void* act = nullptr;   // [pairs, intermediate]
   int64_t bytes = 0;
 
@@ -153,9 +153,11 @@ void Experts::apply(ConstTensorView x, ConstTensorView ids, ConstTensorView weig
   g.tiles = p.tiles;
   g.num_tiles = p.num_tiles;
   g.most_tiles = most_tiles(p.pairs, p.num_experts, p.tile_rows);
+  g.places = p.pairs;
   g.num_experts = shape_.num_experts;
   g.multiprocessors = multiprocessors_;
 
+<<<<<<< HEAD
   if (sm90_) {
     LH_CUDA(spread_rows(p, x.data, s.wide, x.row_bytes(), stream));
     g.a = s.wide;
@@ -166,6 +168,11 @@ void Experts::apply(ConstTensorView x, ConstTensorView ids, ConstTensorView weig
     g.a_rows = rows;
   }
   if (mark) mark("permute");
+=======
+  g.row = p.row;
+  g.a = x.data;
+  g.a_rows = rows;
+>>>>>>> main
   g.weights = gate_up_;
   g.out = s.act;
   g.depth = shape_.hidden;

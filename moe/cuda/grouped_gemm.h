@@ -26,6 +26,7 @@ struct GroupedGemm {
   const void* weights = nullptr;  // [num_experts, columns or 2 * columns, depth]
   void* out = nullptr;            // [places, columns]
   int64_t a_rows = 0;
+  int64_t places = 0;
   int64_t depth = 0;
   int64_t columns = 0;
   int num_experts = 0;

@@ -67,11 +67,16 @@ class CudaExecutor final : public Executor {
         : comm(c),
           cache(e.cache_shape(total_lengths.size())),
           attention(c, gather, cache, e.stream_, {e.options_.deterministic}) {
-      if (gather != nullptr) return;
-      // A rank alone reads its keys where they are stored: every sequence in one piece.
       const int64_t page = e.options_.page_size;
       int64_t pages = 0;
       for (int64_t n : total_lengths) pages += (n + page - 1) / page;
+      if (gather != nullptr) {
+        // About its share, and a page more a sequence; what does not fit comes step by step.
+        const auto sequences = static_cast<int64_t>(total_lengths.size());
+        cache.add_slab(pages / c.size() + pages / 32 + sequences);
+        return;
+      }
+      // A rank alone reads its keys where they are stored: every sequence in one piece.
       cache.add_slab(pages);
       for (size_t s = 0; s < total_lengths.size(); ++s)
         cache.reserve_total(static_cast<int>(s), total_lengths[s]);

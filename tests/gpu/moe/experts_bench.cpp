@@ -67,11 +67,12 @@ void bench(int64_t rows, const char* kernel) {
   g.tiles = p.tiles;
   g.num_tiles = p.num_tiles;
   g.most_tiles = tiles;
+  g.places = pairs;
   g.num_experts = s.num_experts;
   g.multiprocessors = sms;
-  g.row = sm90 ? nullptr : p.row;
-  g.a = sm90 ? static_cast<const void*>(wide.get()) : problem.x.get();
-  g.a_rows = sm90 ? pairs : rows;
+  g.row = p.row;
+  g.a = problem.x.get();
+  g.a_rows = rows;
   g.weights = problem.gate_up.get();
   g.out = act.get();
   g.depth = s.hidden;
@@ -102,6 +103,11 @@ void bench(int64_t rows, const char* kernel) {
   const double spread = median_ms(
       [&] { LH_CUDA(mc::spread_rows(p, problem.x.get(), wide.get(), s.hidden * 2, nullptr)); });
   const double up = median_ms([&] { gemm(g, mc::Product::gate_up); });
+  mc::GroupedGemm in_order = g;  // of rows spread before
+  in_order.row = nullptr;
+  in_order.a = wide.get();
+  in_order.a_rows = pairs;
+  const double up_in_order = median_ms([&] { gemm(in_order, mc::Product::gate_up); });
   const double down = median_ms([&] { gemm(h, mc::Product::down); });
   const double combine = median_ms([&] {
     LH_CUDA(mc::combine_rows(p, problem.ids.get(), problem.weights.get(), wide.get(),
@@ -110,11 +116,12 @@ void bench(int64_t rows, const char* kernel) {
   const double all = median_ms([&] { problem.apply(true, 0, rows); });
   const double flop = 2.0 * static_cast<double>(pairs * s.hidden * s.intermediate) * 1e-9;
   std::printf(
-      "%-8s %6ld tokens: gate+up %.3f ms %4.0f TFLOP/s | down %.3f ms %4.0f | route %.1f us, "
+      "%-8s %6ld tokens: gate+up %.3f ms %4.0f TFLOP/s (%4.0f of rows in order) | down %.3f ms "
+      "%4.0f | route %.1f us, "
       "permute %.1f, spread %.1f, combine %.1f | apply %.3f ms %4.0f, GEMMs %.0f %%\n",
-      problem.experts->kernel(), static_cast<long>(rows), up, 2 * flop / up, down, flop / down,
-      1e3 * route, 1e3 * permute, 1e3 * spread, 1e3 * combine, all, 3 * flop / all,
-      100 * (up + down) / all);
+      problem.experts->kernel(), static_cast<long>(rows), up, 2 * flop / up, 2 * flop / up_in_order,
+      down, flop / down, 1e3 * route, 1e3 * permute, 1e3 * spread, 1e3 * combine, all,
+      3 * flop / all, 100 * (up + down) / all);
 }
 
 }  // namespace

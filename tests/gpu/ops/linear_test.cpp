@@ -68,9 +68,11 @@ class LinearLayer : public GpuOps {
       }
     expect_within(
         got, want, [&](size_t i) { return bound[i]; },
-        fmt::format("{} to {} [{}, {}] x {} bias {} accumulate {} from {} stride {}",
-                    dtype_name(c.dtype), dtype_name(c.out_dtype), c.rows, c.in, features, c.bias,
-                    c.options.accumulate, c.options.first_feature, stride));
+        fmt::format(
+            "{} to {} [{}, {}] x {} bias {} accumulate {} from {} stride {} fixed {} tuned {}",
+            dtype_name(c.dtype), dtype_name(c.out_dtype), c.rows, c.in, features, c.bias,
+            c.options.accumulate, c.options.first_feature, stride, c.options.deterministic,
+            c.prepare));
   }
 };
 

@@ -46,6 +46,7 @@ class GpuOps : public ::testing::Test {
     if (!values.empty())
       LH_CUDA(cudaMemcpy(t.view().data, values.data(), values.size() * sizeof(T),
                          cudaMemcpyHostToDevice));
+    LH_CUDA(cudaDeviceSynchronize());
     return t;
   }
   // Every byte 0xff: NaN of every type, -1 of integers.
@@ -53,6 +54,7 @@ class GpuOps : public ::testing::Test {
     DeviceTensor t(dtype, shape, "a test", MemoryUse::activations);
     if (t.num_bytes() > 0)
       LH_CUDA(cudaMemset(t.view().data, 0xff, static_cast<size_t>(t.num_bytes())));
+    LH_CUDA(cudaDeviceSynchronize());  // our stream does not wait for that of the memset
     return t;
   }
   template <class T>

@@ -105,7 +105,7 @@ std::vector<float> expected(uint64_t key, int64_t begin, int64_t count) {
 }
 
 TEST_F(GpuOps, TensorsPastTwoToThe31) {
-  const int64_t n = 2048, rows = (int64_t{1} << 31) / n + 1001;
+  const int64_t n = 2048, rows = (int64_t{1} << 31) / n + 1002;
   if (!has_memory(int64_t{20} << 30)) GTEST_SKIP() << "needs 20 GiB of device memory";
   const DeviceTensor x = poisoned(DType::bf16, {rows, n}), y = poisoned(DType::bf16, {rows, n});
   const DeviceTensor out = poisoned(DType::bf16, {rows, n});
