@@ -91,5 +91,40 @@ GpuTiming GpuClock::time(Pace pace, const std::function<void()>& call) const {
   return {worst(comm_, t.median), worst(comm_, t.min)};
 }
 
+std::vector<GpuTiming> GpuClock::time_parts(Pace pace, int parts,
+                                            const std::function<void(const Mark&)>& call) const {
+  const double estimate = std::max(1e-3, worst(comm_, single([&] { call([] {}); })));
+  const bool full = pace == Pace::full;
+  const int calls = full ? std::clamp(static_cast<int>(kTurnMilliseconds / estimate), 3, 300) : 1;
+  const auto per_call = static_cast<size_t>(parts) + 1;
+  std::vector<Event> marks;
+  for (size_t i = 0; i < per_call * static_cast<size_t>(calls); ++i)
+    marks.emplace_back(Event::Timing::on);
+  std::vector<std::vector<double>> samples(static_cast<size_t>(parts));
+  for (int turn = 0; turn < (full ? turns_ : 9); ++turn) {
+    if (!full && turn % 3 == 0) std::this_thread::sleep_for(kRest);
+    size_t next = 0;
+    comm_.barrier(kLabel);
+    comm::cuda::spin(std::min(2 * kHeadStartMicroseconds * calls, kMostHeadStartMicroseconds),
+                     stream_);
+    for (int i = 0; i < calls; ++i) {
+      marks[next++].record(stream_);
+      call([&] { marks[next++].record(stream_); });
+      LH_CHECK(next == per_call * static_cast<size_t>(i + 1), "{} marks of {} parts", next, parts);
+    }
+    for (const Event& mark : marks) comm::cuda::wait_device(comm_, mark, kLabel, poll_);
+    for (auto i = static_cast<size_t>(calls / 2); i < static_cast<size_t>(calls); ++i)
+      for (size_t part = 0; part < samples.size(); ++part)
+        samples[part].push_back(
+            milliseconds_between(marks[i * per_call + part], marks[i * per_call + part + 1]));
+  }
+  std::vector<GpuTiming> result;
+  for (std::vector<double>& part : samples) {
+    const Timing t = summarise(std::move(part));
+    result.push_back({worst(comm_, t.median), worst(comm_, t.min)});
+  }
+  return result;
+}
+
 }  // namespace longhaul::apps
 #endif

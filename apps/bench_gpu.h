@@ -34,6 +34,12 @@ class GpuClock {
   // call() enqueues one call on the stream. Every rank calls it equally often.
   GpuTiming time(Pace pace, const std::function<void()>& call) const;
 
+  // The parts of a call: call(mark) enqueues one and calls mark() behind each part, equally often
+  // each time. -> the parts in order.
+  using Mark = std::function<void()>;
+  std::vector<GpuTiming> time_parts(Pace pace, int parts,
+                                    const std::function<void(const Mark&)>& call) const;
+
  private:
   double single(const std::function<void()>& call) const;
   void full_turn(double estimate, const std::function<void()>& call,

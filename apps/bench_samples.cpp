@@ -150,7 +150,8 @@ void SampleErrors::add(const SampleErrors& o) {
 }
 
 std::string verdict(double error, double bound) {
-  return fmt::format("{:.1e} <= {:.1e} {}", error, bound, error <= bound ? "ok" : "WRONG");
+  const bool good = error <= bound;
+  return fmt::format("{:.1e} {} {:.1e} {}", error, good ? "<=" : ">", bound, good ? "ok" : "WRONG");
 }
 
 SampleErrors check_attention(const std::vector<AttentionSample>& samples, ConstTensorView q,

@@ -26,7 +26,7 @@ struct SampleErrors {
   double bound(double least) const;
   void add(const SampleErrors& o);
 };
-// "3.1e-03 <= 6.5e-03 ok" or "... WRONG".
+// "3.1e-03 <= 6.5e-03 ok" or "7.0e-03 > 6.5e-03 WRONG".
 std::string verdict(double error, double bound);
 
 // A query and a head. The head reads `visible` keys from key_row on.
