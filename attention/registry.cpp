@@ -21,7 +21,7 @@ struct Candidate {
 
 constexpr std::array<Candidate, 4> kCandidates = {{
 #if LONGHAUL_HAS_CUDA
-    {"cuda", cuda::make_cuda_backend},
+    {"cuda", make_cuda_backend},
 #else
     {"cuda", nullptr},
 #endif

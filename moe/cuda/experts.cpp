@@ -128,7 +128,7 @@ void Experts::route(ConstTensorView router_logits, TensorView ids, TensorView we
 }
 
 void Experts::apply(ConstTensorView x, ConstTensorView ids, ConstTensorView weights, TensorView out,
-                    bool residual, void* scratch, cudaStream_t stream) const {
+                    bool residual, void* scratch, cudaStream_t stream, const Mark& mark) const {
   const int64_t rows = x.rows();
   check_tensor("x", x, shape_.dtype, {rows, shape_.hidden});
   check_tensor("out", out, shape_.dtype, {rows, shape_.hidden});
@@ -157,6 +157,7 @@ void Experts::apply(ConstTensorView x, ConstTensorView ids, ConstTensorView weig
   g.num_experts = shape_.num_experts;
   g.multiprocessors = multiprocessors_;
 
+  if (mark) mark("permute");
   g.row = p.row;
   g.a = x.data;
   g.a_rows = rows;
@@ -165,6 +166,7 @@ void Experts::apply(ConstTensorView x, ConstTensorView ids, ConstTensorView weig
   g.depth = shape_.hidden;
   g.columns = shape_.intermediate;
   multiply(g, Product::gate_up);
+  if (mark) mark("gate_up");
 
   g.row = nullptr;
   g.a = s.act;
@@ -174,9 +176,11 @@ void Experts::apply(ConstTensorView x, ConstTensorView ids, ConstTensorView weig
   g.depth = shape_.intermediate;
   g.columns = shape_.hidden;
   multiply(g, Product::down);
+  if (mark) mark("down");
 
   LH_CUDA(combine_rows(p, ids.as<int32_t>(), weights.as<float>(), s.wide, out.data, shape_.hidden,
                        f32, residual, stream));
+  if (mark) mark("combine");
 }
 
 }  // namespace longhaul::moe::cuda

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "attention/backends/cuda/attention.h"
+#include "attention/backends/cuda/attention_sm90_tile.h"
 #include "tests/gpu/attention_reference.cuh"
 
 namespace longhaul::test {
@@ -62,7 +63,7 @@ class DevicePlan {
         table_(plan_.table),
         workspace_(static_cast<size_t>(plan_.workspace_bytes)) {
     workspace_.fill_byte(0xff);  // partial results need not be zero
-    LH_CUDA(cudaMemset(workspace_.get(), 0, 256));
+    LH_CUDA(cudaMemset(workspace_.get(), 0, gpu_attention::sm90::kWorkspaceHeader));
   }
   const gpu_attention::Plan& plan() const { return plan_; }
   void forward(gpu_attention::Args args, cudaStream_t stream) const {
@@ -107,6 +108,21 @@ class Device {
     lse_.fill_byte(0xff);
   }
 
+  // What a first merge finds: out 0 and lse -inf in the rows of items, elsewhere the pattern.
+  void clear_results() {
+    const auto heads = static_cast<size_t>(p_.shape.num_heads);
+    const size_t row_bytes = out_.size() / static_cast<size_t>(p_.q_rows);
+    for (const Item& item : p_.items) {
+      const auto first = static_cast<size_t>(item.q_row),
+                 count = static_cast<size_t>(item.q_length);
+      if (count == 0) continue;
+      const std::vector<float> empty(count * heads, -INFINITY);
+      LH_CUDA(cudaMemset(out_.get() + first * row_bytes, 0, count * row_bytes));
+      LH_CUDA(cudaMemcpy(lse_.get() + first * heads, empty.data(), empty.size() * 4,
+                         cudaMemcpyHostToDevice));
+    }
+  }
+
   // Every element of one row of k, all kv heads.
   void set_key(int64_t row, float value) {
     const int64_t stride = int64_t{p_.shape.num_kv_heads} * p_.shape.head_dim;
@@ -133,7 +149,10 @@ class Device {
     args.page_table = p_.page_table.empty() ? nullptr : pages_.get();
     return args;
   }
-  void run(cudaStream_t stream = nullptr) const { plan_.forward(args(), stream); }
+  void forward(const gpu_attention::Args& args, cudaStream_t stream) const {
+    plan_.forward(args, stream);
+  }
+  void run() const { forward(args(), nullptr); }
 
   Difference compare() const {
     std::vector<ReferenceRow> rows;

@@ -8,21 +8,6 @@
 
 namespace longhaul::attention::cuda {
 
-#ifdef LONGHAUL_WITHOUT_PORTABLE_ATTENTION
-namespace portable {
-bool supported(const longhaul::cuda::Device&, const Shape&, std::string* why_not) {
-  if (why_not != nullptr) *why_not = "not built in";
-  return false;
-}
-Plan make_plan(const Shape&, std::span<const Item>, const PlanOptions&) {
-  fail(ExitCode::internal, "the portable attention kernel is not built in");
-}
-void forward(const Plan& plan, const Args&, cudaStream_t) {
-  (void)make_plan(plan.shape, {}, plan.options);
-}
-}  // namespace portable
-#endif
-
 std::string_view kernel_name(Kernel kernel) {
   return kernel == Kernel::sm90 ? "sm90" : "portable";
 }

@@ -7,7 +7,8 @@
 namespace longhaul::attention::cuda::sm90 {
 namespace {
 
-constexpr int kWarps = 8;
+constexpr int kWarps = 4;
+constexpr int kAtOnce = 8;  // parts whose loads are in flight together
 
 // Four values of one row, merged with what out holds where `keep` > 0.
 __device__ __forceinline__ void write4(const MergeParams& p, int64_t at, float4 value, float keep) {
@@ -40,16 +41,6 @@ __global__ void __launch_bounds__(32 * kWarps) merge_kernel(const MergeParams p)
   const int64_t step = int64_t{p.num_units} * p.rows_per_tile;  // rows from one part to the next
   const int64_t first = (int64_t{merge.first} * p.num_units + unit) * p.rows_per_tile + row;
 
-  float top = -INFINITY;
-  for (int part = lane; part < merge.count; part += 32) {
-    top = fmaxf(top, __ldcg(&p.partial_state[first + part * step]).x);
-  }
-#pragma unroll
-  for (int other = 16; other > 0; other /= 2) {
-    top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, other));
-  }
-  const float base = top == -INFINITY ? 0.f : top;  // no part saw a key: all weights are 0
-
   const int64_t q_row = int64_t{merge.q_row} + query;
   const int64_t lse_at = q_row * p.num_heads + head;
   const float old_lse = p.accumulate ? p.lse[lse_at] : -INFINITY;
@@ -57,24 +48,39 @@ __global__ void __launch_bounds__(32 * kWarps) merge_kernel(const MergeParams p)
   for (int column = 4 * lane; column - 4 * lane < p.head_dim_v; column += 128) {
     const bool inside = column < p.head_dim_v;
     float4 out = make_float4(0.f, 0.f, 0.f, 0.f);
-    float sum = 0.f;
-#pragma unroll 4
-    for (int part = 0; part < merge.count; ++part) {
-      const int64_t at = first + part * step;
-      const float2 state = __ldcg(&p.partial_state[at]);
-      const float4 o =
-          inside
-              ? __ldcg(reinterpret_cast<const float4*>(p.partial_out + at * p.head_dim_v + column))
-              : make_float4(0.f, 0.f, 0.f, 0.f);
-      const float weight = ptx::exp2_fast(state.x - base);
-      sum += weight * state.y;
-      out.x += weight * o.x;
-      out.y += weight * o.y;
-      out.z += weight * o.z;
-      out.w += weight * o.w;
+    float sum = 0.f, top = -INFINITY;
+    for (int from = 0; from < merge.count; from += kAtOnce) {
+      float2 state[kAtOnce];
+      float4 o[kAtOnce];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        const bool there = from + i < merge.count;
+        const int64_t at = first + (from + i) * step;
+        state[i] = there ? __ldcg(&p.partial_state[at]) : make_float2(-INFINITY, 0.f);
+        o[i] = there && inside ? __ldcg(reinterpret_cast<const float4*>(p.partial_out +
+                                                                        at * p.head_dim_v + column))
+                               : make_float4(0.f, 0.f, 0.f, 0.f);
+      }
+      float higher = top;
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) higher = fmaxf(higher, state[i].x);
+      if (higher == -INFINITY) continue;  // no part has seen a key yet
+      const float scale = ptx::exp2_fast(top - higher);
+      top = higher;
+      sum *= scale;
+      out = make_float4(out.x * scale, out.y * scale, out.z * scale, out.w * scale);
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        const float weight = ptx::exp2_fast(state[i].x - top);
+        sum += weight * state[i].y;
+        out.x += weight * o[i].x;
+        out.y += weight * o[i].y;
+        out.z += weight * o[i].z;
+        out.w += weight * o[i].w;
+      }
     }
     float inverse = sum > 0.f ? 1.f / sum : 0.f;
-    float lse = sum > 0.f ? base * kLn2 + logf(sum) : -INFINITY;
+    float lse = sum > 0.f ? top * kLn2 + logf(sum) : -INFINITY;
     float keep = 0.f;
     if (p.accumulate) {
       const MergeWeights w = merge_weights(old_lse, lse);

@@ -7,6 +7,12 @@ namespace longhaul::ops::cuda {
 namespace {
 
 constexpr int kThreads = 256;
+#ifndef LH_NORM_BLOCKS
+#define LH_NORM_BLOCKS 4
+#endif
+#ifndef LH_NORM_WARPS
+#define LH_NORM_WARPS 2
+#endif
 
 template <class T>
 struct NormArgs {
@@ -34,9 +40,10 @@ __device__ float row_sum(float x, float (&shared)[kThreads / 32]) {
   return x;
 }
 
-// `warps` warps share a row of up to warps * 32 * packs 16-byte packs.
-template <int warps, int packs, bool kAdd, class T>
-__global__ void __launch_bounds__(kThreads) norm_kernel(NormArgs<T> a) {
+// `warps` warps share a row of up to warps * 32 * packs 16-byte packs, of just as many if kFull.
+template <int warps, int packs, bool kFull, bool kAdd, class T>
+__global__ void __launch_bounds__(kThreads, packs > 4 ? 2 : LH_NORM_BLOCKS)
+    norm_kernel(NormArgs<T> a) {
   constexpr int N = kVector<T>;
   constexpr int kLanes = warps * 32;
   constexpr int kRows = kThreads / kLanes;
@@ -48,49 +55,49 @@ __global__ void __launch_bounds__(kThreads) norm_kernel(NormArgs<T> a) {
   for (int64_t first = static_cast<int64_t>(blockIdx.x) * kRows; first < a.rows; first += step) {
     const int64_t row = first + static_cast<int>(threadIdx.x) / kLanes;
     const bool there = row < a.rows;
-    T* x = a.x + row * a.n;
+    const auto has = [&](int p) { return there && (kFull || lane + p * kLanes < row_packs); };
+    const int64_t begin = row * a.n + lane * N;
+    T* x = a.x + begin;
     Pack<T, N> v[packs];
 #pragma unroll
     for (int p = 0; p < packs; ++p)
-      if (there && lane + p * kLanes < row_packs) v[p] = load<N>(x + (lane + p * kLanes) * N);
+      if (has(p)) v[p] = load<N>(x + p * kLanes * N);
     if constexpr (kAdd) {
-      const T* delta = a.delta + row * a.n;
       Pack<T, N> d[packs];
 #pragma unroll
       for (int p = 0; p < packs; ++p)
-        if (there && lane + p * kLanes < row_packs) d[p] = load<N>(delta + (lane + p * kLanes) * N);
+        if (has(p)) d[p] = load<N>(a.delta + begin + p * kLanes * N);
 #pragma unroll
       for (int p = 0; p < packs; ++p)
-        if (there && lane + p * kLanes < row_packs) {
+        if (has(p)) {
           float f[N], g[N];
           unpack(v[p], f);
           unpack(d[p], g);
 #pragma unroll
           for (int i = 0; i < N; ++i) f[i] += g[i];
           v[p] = pack<T>(f);
-          store(x + (lane + p * kLanes) * N, v[p]);
+          store(x + p * kLanes * N, v[p]);
         }
     }
     float sum = 0;
 #pragma unroll
     for (int p = 0; p < packs; ++p)
-      if (there && lane + p * kLanes < row_packs) {
+      if (has(p)) {
         float f[N];
         unpack(v[p], f);
 #pragma unroll
         for (int i = 0; i < N; ++i) sum = fmaf(f[i], f[i], sum);
       }
     const float scale = rms_scale<T>(row_sum<warps>(sum, shared), a.n, a.eps);
-    T* out = a.out + row * a.n;
 #pragma unroll
     for (int p = 0; p < packs; ++p)
-      if (there && lane + p * kLanes < row_packs) {
+      if (has(p)) {
         float f[N], w[N];
         unpack(v[p], f);
         unpack(load<N>(a.weight + (lane + p * kLanes) * N), w);
 #pragma unroll
         for (int i = 0; i < N; ++i) f[i] = f[i] * scale * w[i];
-        store(out + (lane + p * kLanes) * N, pack<T>(f));
+        store(a.out + begin + p * kLanes * N, pack<T>(f));
       }
   }
 }
@@ -116,8 +123,11 @@ __global__ void __launch_bounds__(kThreads) any_norm_kernel(NormArgs<T> a) {
 
 template <int warps, int packs, bool kAdd, class T>
 void launch(const NormArgs<T>& a, cudaStream_t stream) {
-  norm_kernel<warps, packs, kAdd>
-      <<<blocks_for(a.rows, kThreads / (warps * 32)), kThreads, 0, stream>>>(a);
+  const unsigned blocks = blocks_for(a.rows, kThreads / (warps * 32));
+  if (a.n == warps * 32 * packs * kVector<T>)
+    norm_kernel<warps, packs, true, kAdd><<<blocks, kThreads, 0, stream>>>(a);
+  else
+    norm_kernel<warps, packs, false, kAdd><<<blocks, kThreads, 0, stream>>>(a);
 }
 
 // The kernel depends on the row's length only (and on alignment), so that a row's bits do not
@@ -134,12 +144,16 @@ void norm(const NormArgs<T>& a, cudaStream_t stream) {
     launch<1, 1, kAdd>(a, stream);
   else if (packs <= 32 * 4)
     launch<1, 4, kAdd>(a, stream);
-  else if (packs <= 32 * 8)
-    launch<1, 8, kAdd>(a, stream);
-  else if (packs <= 64 * 8)
-    launch<2, 8, kAdd>(a, stream);
-  else if (packs <= 128 * 8)
-    launch<4, 8, kAdd>(a, stream);
+  else if (packs <= 64 * 4)
+    launch<LH_NORM_WARPS, 8 / LH_NORM_WARPS, kAdd>(a, stream);
+  else if (packs <= 128 * 3)
+    launch<4, 3, kAdd>(a, stream);
+  else if (packs <= 128 * 4)
+    launch<4, 4, kAdd>(a, stream);
+  else if (packs <= 256 * 3)
+    launch<8, 3, kAdd>(a, stream);
+  else if (packs <= 256 * 4)
+    launch<8, 4, kAdd>(a, stream);
   else
     launch<8, 8, kAdd>(a, stream);
   LH_CUDA_LAUNCH("rms_norm");

@@ -5,7 +5,18 @@ namespace longhaul::ops::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kPasses = 2;  // heads that a lane has under way at once
+#ifndef LH_QKV_BLOCKS
+#define LH_QKV_BLOCKS 3
+#endif
+#ifndef LH_QKV_PASSES
+#define LH_QKV_PASSES 2
+#endif
+#ifndef LH_QKV_BYTES
+#define LH_QKV_BYTES 16
+#endif
+template <class T>
+constexpr int kPack = LH_QKV_BYTES / static_cast<int>(sizeof(T));  // elements of one access
+constexpr int kPasses = LH_QKV_PASSES;  // heads that a lane has under way at once
 
 template <class T>
 struct Params {
@@ -57,7 +68,7 @@ __device__ void finish_head(const Params<T>& a, Part part, bool active, int colu
       unpack(high, y);
     }
   }
-  if (a.cos == nullptr || part == Part::v) return;
+  if (a.cos == nullptr || !active) return;
   float r[N], t[N];
 #pragma unroll
   for (int i = 0; i < N; ++i) {
@@ -68,102 +79,126 @@ __device__ void finish_head(const Params<T>& a, Part part, bool active, int colu
   high = pack<T>(t);
 }
 
+// The angles of a row for N pairs from `column` on.
+template <class T, int N>
+__device__ void load_angles(const Params<T>& a, int64_t row, int column, float (&cos)[N],
+                            float (&sin)[N]) {
+  if (a.cos == nullptr || column >= a.half) return;
+  const int64_t at = row * a.half + column;
+#pragma unroll
+  for (int i = 0; i < N; i += 4) {
+    const Pack<float, 4> c = load<4>(a.cos + at + i), s = load<4>(a.sin + at + i);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      cos[i + j] = c.at[j];
+      sin[i + j] = s.at[j];
+    }
+  }
+}
+
+// A warp's heads where all of them are queries.
+template <int lanes, class T>
+__device__ void finish_queries(const Params<T>& a, int64_t row, int first_head, int column) {
+  constexpr int N = kPack<T>;
+  constexpr int kHeads = 32 / lanes;
+  const bool active = column < a.half;
+  const int dim = 2 * a.half;
+  const T* from = a.qkv + row * a.columns + a.q_column + first_head * dim + column;
+  T* to = a.q + (row * a.num_heads + first_head) * dim + column;
+  Pack<T, N> low[kPasses], high[kPasses];
+  if (active) {
+#pragma unroll
+    for (int p = 0; p < kPasses; ++p) {
+      low[p] = load<N>(from + p * kHeads * dim);
+      high[p] = load<N>(from + p * kHeads * dim + a.half);
+    }
+  }
+  float cos[N], sin[N];
+  load_angles(a, row, column, cos, sin);
+#pragma unroll
+  for (int p = 0; p < kPasses; ++p) {
+    finish_head<lanes>(a, Part::q, active, column, cos, sin, low[p], high[p]);
+    if (active) {
+      store(to + p * kHeads * dim, low[p]);
+      store(to + p * kHeads * dim + a.half, high[p]);
+    }
+  }
+}
+
+// A warp's heads of any part, one after another.
+template <int lanes, class T>
+__device__ void finish_parts(const Params<T>& a, int64_t row, int first_head, int column) {
+  constexpr int N = kPack<T>;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int dim = 2 * a.half, k_size = a.num_kv_heads * dim;
+  const int64_t place = lane < a.num_destinations ? a.place[lane][row] : -1;
+  float cos[N], sin[N];
+  load_angles(a, row, column, cos, sin);
+#pragma unroll 1
+  for (int p = 0; p < kPasses; ++p) {
+    int head = first_head + p * (32 / lanes);
+    Part part = Part::q;
+    const T* from = a.qkv + row * a.columns;
+    T* plain = nullptr;
+    int at = 0, in_row = 0;  // of the lane's first pack: in its part, in the packed row
+    if (head < a.num_heads) {
+      at = head * dim + column;
+      from += a.q_column;
+      plain = a.q + row * a.num_heads * dim;
+    } else if (head -= a.num_heads; head < a.num_kv_heads) {
+      part = Part::k;
+      at = in_row = head * dim + column;
+      from += a.k_column;
+      if (a.k_out != nullptr) plain = a.k_out + row * k_size;
+    } else {
+      head -= a.num_kv_heads;
+      part = head < a.v_heads ? Part::v : Part::none;
+      at = head * 2 * lanes * N + column;
+      in_row = k_size + at;
+      from += a.v_column;
+      if (a.v_out != nullptr) plain = a.v_out + row * a.v_size;
+    }
+    const bool turns = part == Part::q || part == Part::k;
+    const int further = turns ? a.half : lanes * N;
+    const bool has_low = turns ? column < a.half : part == Part::v && at < a.v_size;
+    const bool has_high = turns ? has_low : part == Part::v && at + further < a.v_size;
+    Pack<T, N> low, high;
+    if (has_low) low = load<N>(from + at);
+    if (has_high) high = load<N>(from + at + further);
+    finish_head<lanes>(a, part, turns && has_low, column, cos, sin, low, high);
+    if (plain != nullptr) {
+      if (has_low) store(plain + at, low);
+      if (has_high) store(plain + at + further, high);
+    }
+#pragma unroll 1
+    for (int d = 0; d < a.num_destinations; ++d) {
+      const int64_t to_row = __shfl_sync(0xffffffffU, place, d);
+      if (part == Part::q || to_row < 0) continue;
+      T* to = a.base[d] + to_row * a.stride + in_row;
+      if (has_low) store(to, low);
+      if (has_high) store(to + further, high);
+    }
+  }
+}
+
 // A head belongs to `lanes` neighbouring lanes, each with a 16-byte pack of its first half and the
 // pack of the second half that rotates with it. A warp finishes kPasses * 32 / lanes heads of one
 // row; its angles stay in registers. The values of a row are copied as if they were such heads.
 template <int lanes, class T>
-__global__ void __launch_bounds__(kThreads) finish_kernel(const __grid_constant__ Params<T> a) {
-  constexpr int N = kVector<T>;
-  constexpr int kHeads = 32 / lanes;
+__global__ void __launch_bounds__(kThreads, LH_QKV_BLOCKS)
+    finish_kernel(const __grid_constant__ Params<T> a) {
+  constexpr int kChunk = kPasses * (32 / lanes);
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int64_t tasks = a.rows * a.chunks;
-  const int total_heads = a.num_heads + a.num_kv_heads + a.v_heads;
-  for (int64_t task = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / 32;
-       task < tasks; task += static_cast<int64_t>(gridDim.x) * (kThreads / 32)) {
-    const int64_t row =
-        tasks <= 0xffffffff ? static_cast<uint32_t>(task) / a.chunks : task / a.chunks;
-    const int first_head =
-        static_cast<int>(task - row * a.chunks) * kPasses * kHeads + lane / lanes;
-    const int column = lane % lanes * N;
-    const T* from = a.qkv + row * a.columns;
-
-    Part part[kPasses];
-    int at[kPasses], further[kPasses];  // where the lane's packs are in their part
-    Pack<T, N> low[kPasses], high[kPasses];
-    bool has_low[kPasses], has_high[kPasses];
-#pragma unroll
-    for (int p = 0; p < kPasses; ++p) {
-      int head = first_head + p * kHeads;
-      const T* begin = from + a.q_column;
-      part[p] = head < total_heads ? Part::q : Part::none;
-      if (part[p] == Part::q && head >= a.num_heads) {
-        head -= a.num_heads;
-        part[p] = Part::k;
-        begin = from + a.k_column;
-        if (head >= a.num_kv_heads) {
-          head -= a.num_kv_heads;
-          part[p] = Part::v;
-          begin = from + a.v_column;
-        }
-      }
-      if (part[p] == Part::v) {
-        at[p] = head * 2 * lanes * N + column;
-        further[p] = lanes * N;
-        has_low[p] = at[p] < a.v_size;
-        has_high[p] = at[p] + further[p] < a.v_size;
-      } else {
-        at[p] = head * 2 * a.half + column;
-        further[p] = a.half;
-        has_low[p] = has_high[p] = part[p] != Part::none && column < a.half;
-      }
-      if (has_low[p]) low[p] = load<N>(begin + at[p]);
-      if (has_high[p]) high[p] = load<N>(begin + at[p] + further[p]);
-    }
-
-    float cos[N], sin[N];
-    if (a.cos != nullptr && column < a.half) {
-      const int64_t angle = row * a.half + column;
-#pragma unroll
-      for (int i = 0; i < N; i += 4) {
-        const Pack<float, 4> c = load<4>(a.cos + angle + i), s = load<4>(a.sin + angle + i);
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          cos[i + j] = c.at[j];
-          sin[i + j] = s.at[j];
-        }
-      }
-    }
-    int64_t place = -1;
-    if (first_head - lane / lanes + kPasses * kHeads > a.num_heads && lane < a.num_destinations)
-      place = a.place[lane][row];
-
-#pragma unroll
-    for (int p = 0; p < kPasses; ++p) {
-      finish_head<lanes>(a, part[p], part[p] != Part::v && has_low[p], column, cos, sin, low[p],
-                         high[p]);
-      const bool kv = part[p] == Part::k || part[p] == Part::v;
-      T* plain = part[p] == Part::q   ? a.q + row * a.num_heads * 2 * a.half
-                 : part[p] == Part::k ? a.k_out
-                 : part[p] == Part::v ? a.v_out
-                                      : nullptr;
-      if (kv && plain != nullptr)
-        plain += row * (part[p] == Part::k ? a.num_kv_heads * 2 * a.half : a.v_size);
-      if (plain != nullptr) {
-        if (has_low[p]) store(plain + at[p], low[p]);
-        if (has_high[p]) store(plain + at[p] + further[p], high[p]);
-      }
-      if (__any_sync(0xffffffffU, kv)) {
-        const int in_row = at[p] + (part[p] == Part::v ? a.num_kv_heads * 2 * a.half : 0);
-        for (int d = 0; d < a.num_destinations; ++d) {
-          const int64_t to_row = __shfl_sync(0xffffffffU, place, d);
-          if (!kv || to_row < 0) continue;
-          T* to = a.base[d] + to_row * a.stride + in_row;
-          if (has_low[p]) store(to, low[p]);
-          if (has_high[p]) store(to + further[p], high[p]);
-        }
-      }
-    }
-  }
+  // Warps of a block share a row's chunks or work on neighbouring rows.
+  const int64_t task = static_cast<int64_t>(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32;
+  const int64_t row = task / a.chunks;
+  if (row >= a.rows) return;
+  const int first = static_cast<int>(task - row * a.chunks) * kChunk;
+  const int head = first + lane / lanes, column = lane % lanes * kPack<T>;
+  if (first + kChunk <= a.num_heads)
+    finish_queries<lanes>(a, row, head, column);
+  else
+    finish_parts<lanes>(a, row, head, column);
 }
 
 // Any even head_dim, any alignment: a warp a head, element by element.
@@ -228,7 +263,7 @@ __global__ void __launch_bounds__(kThreads)
 
 template <int lanes, class T>
 void launch(Params<T>& p, cudaStream_t stream) {
-  constexpr int kPiece = 2 * lanes * kVector<T>;
+  constexpr int kPiece = 2 * lanes * kPack<T>;
   constexpr int kChunk = kPasses * 32 / lanes;
   p.v_heads = (p.v_size + kPiece - 1) / kPiece;
   p.chunks = (p.num_heads + p.num_kv_heads + p.v_heads + kChunk - 1) / kChunk;
@@ -238,7 +273,7 @@ void launch(Params<T>& p, cudaStream_t stream) {
 // Every access falls on 16 bytes.
 template <class T>
 bool whole_packs(const Params<T>& p) {
-  constexpr int N = kVector<T>;
+  constexpr int N = kPack<T>;
   bool whole = p.half % N == 0 && p.half <= 32 * N && p.v_size % N == 0 && p.columns % N == 0 &&
                p.q_column % N == 0 && p.k_column % N == 0 && p.v_column % N == 0 &&
                p.stride % N == 0;
@@ -281,7 +316,7 @@ void finish(const QkvArgs& args, cudaStream_t stream) {
   p.stride =
       args.kv_row_stride != 0 ? args.kv_row_stride : args.num_kv_heads * args.head_dim + p.v_size;
   if (p.rows == 0 || p.num_heads + p.num_kv_heads == 0) return;
-  const int lanes = p.half / kVector<T>;
+  const int lanes = p.half / kPack<T>;
   if (!whole_packs(p)) {
     const int64_t heads = args.num_heads + 2 * args.num_kv_heads;
     any_finish_kernel<<<blocks_for(p.rows * heads, kThreads / 32), kThreads, 0, stream>>>(

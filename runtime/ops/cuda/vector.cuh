@@ -92,7 +92,7 @@ __device__ inline float group_sum(float x) {
   return x;
 }
 
-// 1 / sqrt(mean + eps): for float32 in float64 as on a CPU; for bf16 in float32, whose last digit
+// 1 / sqrt(mean + eps): for float32 in float64 as on a CPU; for bf16 in float32, whose last digits
 // bf16 cannot see.
 template <class T>
 __device__ inline float rms_scale(float sum_of_squares, int64_t n, double eps) {
@@ -100,8 +100,7 @@ __device__ inline float rms_scale(float sum_of_squares, int64_t n, double eps) {
     const double mean = static_cast<double>(sum_of_squares) / static_cast<double>(n);
     return static_cast<float>(1.0 / sqrt(mean + eps));
   } else {
-    const float mean = __fdiv_rn(sum_of_squares, static_cast<float>(n));
-    return __frsqrt_rn(__fadd_rn(mean, static_cast<float>(eps)));
+    return rsqrtf(__fdividef(sum_of_squares, static_cast<float>(n)) + static_cast<float>(eps));
   }
 }
 

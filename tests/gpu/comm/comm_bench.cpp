@@ -33,7 +33,7 @@ void measure_forms(Communicator& world) {
     int64_t least, most;
     bool signal_only = false;
   };
-  PeerOptions kernel, copies, early, streams, words, kernel_words;
+  PeerOptions kernel, copies, early, streams, words, kernel_words, batches;
   kernel.kernel_push_bytes = int64_t{1} << 40;
   copies.kernel_push_bytes = -1;
   copies.early_signal_bytes = int64_t{1} << 40;
@@ -41,14 +41,17 @@ void measure_forms(Communicator& world) {
   early.early_signal_bytes = 0;
   streams.kernel_push_bytes = -1;
   streams.push_streams = std::max(world.size() - 1, 1);
+  batches = copies;
+  batches.few_copies = 0;
   words = copies;
   words.memory_operations = false;
   kernel_words = kernel;
   kernel_words.memory_operations = false;
-  const std::array<Form, 8> forms{{{"kernel", kernel, 0, 4 * kMiB},
+  const std::array<Form, 9> forms{{{"kernel", kernel, 0, 4 * kMiB},
                                    {"kernel, kernel signals", kernel_words, 0, 256 * kKiB},
                                    {"copies, late signals", copies, 0, 64 * kMiB},
                                    {"copies, early signals", early, 0, 64 * kMiB},
+                                   {"copies, in a batch", batches, 0, 64 * kMiB},
                                    {"copies, many streams", streams, 0, 64 * kMiB},
                                    {"copies, kernel signals", words, 0, 4 * kMiB},
                                    {"signals only", copies, 64 * kKiB, 64 * kKiB, true},

@@ -33,11 +33,12 @@ class GpuFault : public ::testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
     std::string why;
-    devices_ = cuda::device_count(&why);
-    if (devices_ == 0) GTEST_SKIP() << why;
-    if (GetParam() == std::string("nccl") && devices_ < 2) GTEST_SKIP() << "one GPU";
+    const int devices = cuda::device_count(&why);
+    if (devices == 0) GTEST_SKIP() << why;
+    ranks_ = devices >= 4 ? 4 : 2;
+    if (GetParam() == std::string("nccl") && devices < 2) GTEST_SKIP() << "one GPU";
   }
-  int devices_ = 0;
+  int ranks_ = 2;
 };
 
 TEST_P(GpuFault, EndsInTimeAndNamesTheRank) {
@@ -49,8 +50,9 @@ TEST_P(GpuFault, EndsInTimeAndNamesTheRank) {
   for (const Case& c : {Case{"hang", "operation=allgather:layer=3", 75},
                         Case{"stop", "operation=attention:layer=5", 75},
                         Case{"hang", "operation=wait for GPU:layer=2", 75},
+                        Case{"throw", "operation=attention:layer=5", 5},
                         Case{"kill", "operation=allgather:layer=4", 137}}) {
-    const JobResult r = run(GetParam(), 2, std::string(c.kind) + ":rank=1:" + c.where);
+    const JobResult r = run(GetParam(), ranks_, std::string(c.kind) + ":rank=1:" + c.where);
     SCOPED_TRACE(std::string(c.kind) + " " + c.where + "\n" + r.output);
     EXPECT_FALSE(r.timed_out);
     EXPECT_EQ(r.exit_code, c.code);
@@ -63,7 +65,7 @@ TEST_P(GpuFault, EndsInTimeAndNamesTheRank) {
 }
 
 TEST_P(GpuFault, HealthyJobsEndWell) {
-  const JobResult r = run(GetParam(), 2, "");
+  const JobResult r = run(GetParam(), ranks_, "");
   EXPECT_EQ(r.exit_code, 0) << r.output;
 }
 
