@@ -157,22 +157,10 @@ void Experts::apply(ConstTensorView x, ConstTensorView ids, ConstTensorView weig
   g.num_experts = shape_.num_experts;
   g.multiprocessors = multiprocessors_;
 
-<<<<<<< HEAD
-  if (sm90_) {
-    LH_CUDA(spread_rows(p, x.data, s.wide, x.row_bytes(), stream));
-    g.a = s.wide;
-    g.a_rows = p.pairs;
-  } else {
-    g.row = p.row;
-    g.a = x.data;
-    g.a_rows = rows;
-  }
-  if (mark) mark("permute");
-=======
   g.row = p.row;
   g.a = x.data;
   g.a_rows = rows;
->>>>>>> main
+  if (mark) mark("permute");
   g.weights = gate_up_;
   g.out = s.act;
   g.depth = shape_.hidden;
