@@ -12,8 +12,8 @@ namespace {
 
 // What comes after the last piece, in key blocks: joining few parts on the spot, or many of them in
 // a second kernel.
-constexpr double kJoinCost = 1.2;
-constexpr double kMergeCost = 4;
+constexpr double kJoinCost = 3;
+constexpr double kMergeCost = 5;
 constexpr double kLeastGain = 0.95;    // of the time: less is not worth the memory traffic
 constexpr int kPartsPerProcessor = 4;  // bounds the workspace
 

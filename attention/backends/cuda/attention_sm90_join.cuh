@@ -51,10 +51,12 @@ __device__ __forceinline__ bool join_parts(const Params& params, float (&o)[C::k
   ptx::fence_gpu();
 
   float top[2] = {-INFINITY, -INFINITY};
-  for (int part = 0; part < parts; ++part) {
+#pragma unroll
+  for (int part = 0; part < kMostJoinedParts; ++part) {  // all loads at once, of few registers
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      top[r] = fmaxf(top[r], __ldcg(state_of(first + part * step) + 8 * r).x);
+      const int at = min(part, parts - 1);
+      top[r] = fmaxf(top[r], __ldcg(state_of(first + at * step) + 8 * r).x);
     }
   }
 #pragma unroll
@@ -65,7 +67,7 @@ __device__ __forceinline__ bool join_parts(const Params& params, float (&o)[C::k
   }
 #pragma unroll
   for (int i = 0; i < C::kDv / 2; ++i) o[i] = 0.f;
-#pragma unroll 1
+#pragma unroll(C::kDv <= 128 ? 2 : 1)
   for (int part = 0; part < parts; ++part) {
     const float4* const from = out_of(first + part * step);
     float weight[2];

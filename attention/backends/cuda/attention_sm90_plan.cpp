@@ -179,6 +179,8 @@ Plan make_plan(const Shape& shape, std::span<const Item> items, const PlanOption
     plan.num_splits = std::max(plan.num_splits, tile.join & 0xff);
     plan.num_partials += tile.partial >= 0;
   }
+  LH_CHECK(plan.num_partials * units <= kMostPartialTiles, "{} partials x {}", plan.num_partials,
+           units);
   // Longest first, so that the multiprocessors finish together; stable, so that neighbours in one
   // sequence stay neighbours in time and share its keys in the L2 cache.
   std::stable_sort(tiles.begin(), tiles.end(),
