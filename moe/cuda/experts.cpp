@@ -157,10 +157,10 @@ void Experts::apply(ConstTensorView x, ConstTensorView ids, ConstTensorView weig
   g.num_experts = shape_.num_experts;
   g.multiprocessors = multiprocessors_;
 
-  if (mark) mark("permute");
   g.row = p.row;
   g.a = x.data;
   g.a_rows = rows;
+  if (mark) mark("permute");
   g.weights = gate_up_;
   g.out = s.act;
   g.depth = shape_.hidden;
