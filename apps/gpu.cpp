@@ -3,10 +3,33 @@
 #include "runtime/core/check.h"
 #include "runtime/core/log.h"
 #if LONGHAUL_HAS_CUDA
+#include "comm/cuda/nccl_communicator.h"
+#include "runtime/core/cuda/check.h"
 #include "runtime/core/cuda/device.h"
 #endif
 
 namespace longhaul::apps {
+
+GpuInfo gpu_info() {
+  GpuInfo info;
+#if LONGHAUL_HAS_CUDA
+  info.built_in = true;
+  info.nccl = comm::cuda::nccl_built_in();
+  int version = 0;
+  LH_CUDA(cudaRuntimeGetVersion(&version));
+  info.cuda_version = fmt::format("{}.{}", version / 1000, version % 1000 / 10);
+  const int count = cuda::device_count(&info.why_none);
+  for (int i = 0; i < count; ++i) {
+    const cuda::Device d = cuda::open_device(i);
+    info.devices.push_back(fmt::format(
+        "{}: {}, compute capability {}.{}, {} multiprocessors, {:.0f} GiB", i, d.name, d.major,
+        d.minor, d.multiprocessors, static_cast<double>(d.memory_bytes) / (1 << 30)));
+  }
+#else
+  info.why_none = "no GPU backend in this build";
+#endif
+  return info;
+}
 
 void open_gpu([[maybe_unused]] comm::MpiSession& session) {
 #if LONGHAUL_HAS_CUDA

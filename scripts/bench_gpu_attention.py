@@ -104,6 +104,17 @@ def dense(S, H, Hk, D, causal):
                 peer_out=lambda: peer()[0].transpose(0, 1))
 
 
+def paged(S, H, Hk, D, page):
+    """dense(), its keys in pages in random order."""
+    problem = dense(S, H, Hk, D, True)
+    order = torch.randperm(S // page, device="cuda")
+    for name in ("k", "v"):
+        rows = torch.empty_like(problem[name])
+        rows.view(-1, page, Hk, D)[order] = problem[name].view(-1, page, Hk, D)
+        problem[name] = rows
+    return dict(problem, items=[(0, S, 0, S, 0, 0)], options=(page, False), pages=order.to(torch.int32))
+
+
 def documents(T=65536):
     random.seed(0)
     hist = [(100, 8.3), (200, 10.2), (500, 28.2), (1024, 24.6), (2048, 15.7), (4096, 7.3), (8192, 3.1), (16384, 1.3)]
@@ -170,6 +181,13 @@ SUITES = {
              ("64/8 D128 causal 64K", lambda: dense(65536, 64, 8, 128, True))],
     "dims": [("64/8 D64 causal 8K", lambda: dense(8192, 64, 8, 64, True)),
              ("16/2 D256 causal 8K", lambda: dense(8192, 16, 2, 256, True))],
+    "pages": [("32/4 D128 causal 8K, pages of 64", lambda: paged(8192, 32, 4, 128, 64)),
+              ("32/4 D128 causal 32K, pages of 64", lambda: paged(32768, 32, 4, 128, 64)),
+              ("32/4 D128 causal 32K, pages of 16", lambda: paged(32768, 32, 4, 128, 16)),
+              ("32/4 D128 causal 8K, deterministic",
+               lambda: dict(dense(8192, 32, 4, 128, True), options=(0, True))),
+              ("32/4 D128 causal 32K, deterministic",
+               lambda: dict(dense(32768, 32, 4, 128, True), options=(0, True)))],
     "ragged": [("ragged 44 documents 64K", lambda: ragged(32, 4, 128)),
                ("zigzag rank 1 of 4, 64K", lambda: zigzag(65536, 4, 1, 32, 4, 128))],
 }
@@ -187,7 +205,9 @@ def measure(name, problem, libraries, rounds, burst):
         entries["peer"] = problem["peer"]
         reference = problem["peer_out"]()
     for lib in libraries:
-        entries[lib.name], outs[lib.name], lse = lib.prepare(problem["q"], problem["k"], problem["v"], problem["items"])
+        entries[lib.name], outs[lib.name], lse = lib.prepare(
+            problem["q"], problem["k"], problem["v"], problem["items"], problem.get("options", (0, False)),
+            problem.get("pages"))
     single = {}
     for key, call in entries.items():
         call()
@@ -239,7 +259,7 @@ def main():
     torch.cuda.synchronize()
     print(torch.cuda.get_device_name(), "torch", torch.__version__, "cuDNN", torch.backends.cudnn.version())
     columns = ["peer"] + [lib.name for lib in libraries]
-    print(f"{'TFLOP/s':26s}" + "".join(f"{c:>10s}" for c in columns) + "    matmul   best/peer", flush=True)
+    print(f"{'TFLOP/s':36s}" + "".join(f"{c:>10s}" for c in columns) + "    matmul   best/peer", flush=True)
     rows = []
     for suite in args.suite.split(","):
         for name, make in SUITES[suite]:
@@ -250,7 +270,7 @@ def main():
             torch.cuda.empty_cache()
             ours = max(result[lib.name] for lib in libraries)
             ratio = f"{ours / result['peer']:.3f}" if "peer" in result else "-"
-            print(f"{name:26s}" + "".join(f"{result.get(c, float('nan')):10.1f}" for c in columns) +
+            print(f"{name:36s}" + "".join(f"{result.get(c, float('nan')):10.1f}" for c in columns) +
                   f"{result['matmul']:10.1f}  {ratio:>8s}", flush=True)
             rows.append({"problem": name, **result})
     if args.json:

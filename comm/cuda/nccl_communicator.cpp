@@ -24,6 +24,14 @@
 
 namespace longhaul::comm::cuda {
 
+bool nccl_built_in() {
+#ifdef LONGHAUL_HAS_NCCL
+  return true;
+#else
+  return false;
+#endif
+}
+
 std::string why_no_nccl(Communicator& bootstrap) {
 #ifdef LONGHAUL_HAS_NCCL
   struct Card {
@@ -359,7 +367,17 @@ std::unique_ptr<NcclCommunicator> make_nccl(Communicator& bootstrap) {
   return std::make_unique<Nccl>(bootstrap);
 }
 
+std::string nccl_version() {
+  int code = 0;
+  if (ncclGetVersion(&code) != ncclSuccess) return "";
+  return fmt::format("{}.{}.{}", code / 10000, code / 100 % 100, code % 100);
+}
+
 #else
+
+std::string nccl_version() {
+  return "";
+}
 
 std::unique_ptr<NcclCommunicator> make_nccl(Communicator& bootstrap) {
   fail(ExitCode::usage, "NCCL cannot run here: {}", why_no_nccl(bootstrap));

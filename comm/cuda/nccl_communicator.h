@@ -54,7 +54,10 @@ class NcclCommunicator : public Communicator {
 // Throws Error(usage) on all ranks where NCCL is not built in or two ranks share a GPU.
 std::unique_ptr<NcclCommunicator> make_nccl(Communicator& bootstrap);
 
+bool nccl_built_in();
 // Collective: why make_nccl would refuse, the same on all ranks; empty when it would not.
 std::string why_no_nccl(Communicator& bootstrap);
+
+std::string nccl_version();  // "2.28.9", of the library in use; empty where it is not built in
 
 }  // namespace longhaul::comm::cuda

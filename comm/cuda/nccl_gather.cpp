@@ -19,8 +19,12 @@ class NcclGather final : public GatherBase {
  public:
   explicit NcclGather(Communicator& comm) : GatherBase(comm), nccl_(make_nccl(comm)) {}
   ~NcclGather() override {
+    if (unwinding()) {
+      nccl_.reset();  // aborts: or freeing memory would wait for kernels that wait for others
+      return;
+    }
     try {
-      if (!unwinding()) wait_stream(comm_, stream_, {"end of the exchange"}, [this] { check(); });
+      wait_stream(comm_, stream_, {"end of the exchange"}, [this] { check(); });
     } catch (...) {
       end_process(std::current_exception());
     }

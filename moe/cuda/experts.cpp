@@ -20,7 +20,7 @@ constexpr int64_t kMostPairs = (int64_t{1} << 31) - 1;
 // The pieces of the scratch memory. Run with a null base it measures.
 struct Scratch {
   Permutation permutation;
-  void* wide = nullptr;  // [pairs, hidden]: sm90's rows of x by place; later the experts' outputs
+  void* wide = nullptr;  // [pairs, hidden]: the experts' outputs
   void* act = nullptr;   // [pairs, intermediate]
   int64_t bytes = 0;
 
@@ -128,7 +128,7 @@ void Experts::route(ConstTensorView router_logits, TensorView ids, TensorView we
 }
 
 void Experts::apply(ConstTensorView x, ConstTensorView ids, ConstTensorView weights, TensorView out,
-                    bool residual, void* scratch, cudaStream_t stream) const {
+                    bool residual, void* scratch, cudaStream_t stream, const Mark& mark) const {
   const int64_t rows = x.rows();
   check_tensor("x", x, shape_.dtype, {rows, shape_.hidden});
   check_tensor("out", out, shape_.dtype, {rows, shape_.hidden});
@@ -153,23 +153,20 @@ void Experts::apply(ConstTensorView x, ConstTensorView ids, ConstTensorView weig
   g.tiles = p.tiles;
   g.num_tiles = p.num_tiles;
   g.most_tiles = most_tiles(p.pairs, p.num_experts, p.tile_rows);
+  g.places = p.pairs;
   g.num_experts = shape_.num_experts;
   g.multiprocessors = multiprocessors_;
 
-  if (sm90_) {
-    LH_CUDA(spread_rows(p, x.data, s.wide, x.row_bytes(), stream));
-    g.a = s.wide;
-    g.a_rows = p.pairs;
-  } else {
-    g.row = p.row;
-    g.a = x.data;
-    g.a_rows = rows;
-  }
+  g.row = p.row;
+  g.a = x.data;
+  g.a_rows = rows;
+  if (mark) mark("permute");
   g.weights = gate_up_;
   g.out = s.act;
   g.depth = shape_.hidden;
   g.columns = shape_.intermediate;
   multiply(g, Product::gate_up);
+  if (mark) mark("gate_up");
 
   g.row = nullptr;
   g.a = s.act;
@@ -179,9 +176,11 @@ void Experts::apply(ConstTensorView x, ConstTensorView ids, ConstTensorView weig
   g.depth = shape_.intermediate;
   g.columns = shape_.hidden;
   multiply(g, Product::down);
+  if (mark) mark("down");
 
   LH_CUDA(combine_rows(p, ids.as<int32_t>(), weights.as<float>(), s.wide, out.data, shape_.hidden,
                        f32, residual, stream));
+  if (mark) mark("combine");
 }
 
 }  // namespace longhaul::moe::cuda

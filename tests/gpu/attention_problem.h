@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "attention/backends/cuda/attention.h"
+#include "attention/backends/cuda/attention_sm90_tile.h"
 #include "tests/gpu/attention_reference.cuh"
 
 namespace longhaul::test {
@@ -62,7 +63,7 @@ class DevicePlan {
         table_(plan_.table),
         workspace_(static_cast<size_t>(plan_.workspace_bytes)) {
     workspace_.fill_byte(0xff);  // partial results need not be zero
-    LH_CUDA(cudaMemset(workspace_.get(), 0, 256));
+    LH_CUDA(cudaMemset(workspace_.get(), 0, gpu_attention::sm90::kWorkspaceHeader));
   }
   const gpu_attention::Plan& plan() const { return plan_; }
   void forward(gpu_attention::Args args, cudaStream_t stream) const {

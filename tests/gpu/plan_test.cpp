@@ -87,8 +87,18 @@ void check_plan(const Shape& shape, const std::vector<Item>& items, const PlanOp
 
   size_t partials = 0;
   int most_parts = 1;
+  for (const Tile& tile : table.tiles) {
+    if (tile.join == 0) continue;
+    const int part = tile.join >> 8, parts = tile.join & 0xff;
+    ASSERT_LT(part, parts);
+    ASSERT_LE(parts, kMostJoinedParts);
+    for (int32_t i = 0; i < parts; ++i) ASSERT_EQ(row_of.at(tile.partial - part + i), tile.q_row);
+    ++partials;
+    most_parts = std::max(most_parts, parts);
+  }
   for (const Merge& merge : table.merges) {
     for (int32_t i = 0; i < merge.count; ++i) ASSERT_EQ(row_of.at(merge.first + i), merge.q_row);
+    ASSERT_GT(merge.count, joins_parts(shape.head_dim) ? kMostJoinedParts : 1);
     partials += static_cast<size_t>(merge.count);
     most_parts = std::max(most_parts, merge.count);
   }

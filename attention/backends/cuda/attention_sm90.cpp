@@ -80,7 +80,7 @@ void check_args(const Plan& plan, const Args& args) {
 
 // What only the general kernel reads.
 template <class C>
-void set_general(Params& params, const Plan& plan, const Args& args, int units) {
+void set_general(Params& params, const Plan& plan, const Args& args) {
   const int page = plan.options.page_size;
   params.accumulate = args.out_type == OutType::f32_accumulate;
   params.exact = plan.options.deterministic;
@@ -91,10 +91,11 @@ void set_general(Params& params, const Plan& plan, const Args& args, int units) 
   params.flags = args.ready.flags;
   params.row_sources = args.ready.row_sources;
   params.flag_value = args.ready.value;
-  params.partial_out =
-      reinterpret_cast<float*>(static_cast<char*>(args.workspace) + kWorkspaceHeader);
-  params.partial_state = reinterpret_cast<float2*>(params.partial_out +
-                                                   plan.num_partials * units * C::kBlockM * C::kDv);
+  const PartialLayout at = partial_layout(plan);
+  auto* const base = static_cast<char*>(args.workspace);
+  params.arrivals = reinterpret_cast<unsigned*>(base + kCountersBytes);
+  params.partial_out = reinterpret_cast<float*>(base + at.out);
+  params.partial_state = reinterpret_cast<float2*>(base + at.state);
 }
 
 void merge(const Params& params, const Plan& plan, int rows, cudaStream_t stream) {
@@ -127,7 +128,7 @@ void run(const Plan& plan, const Args& args, cudaStream_t stream) {
   const int heads = plan.heads_per_tile, units = shape.num_heads / heads;
   const int units_per_kv = units / shape.num_kv_heads;
   Params params{};
-  if (general) set_general<C>(params, plan, args, units);
+  if (general) set_general<C>(params, plan, args);
   const int kv_box = general ? params.box_rows : C::kBlockN;
   params.q = tensor_map(args.q, args.q_rows, shape.num_heads, C::kD, args.q_stride, heads,
                         C::kBlockM / heads);

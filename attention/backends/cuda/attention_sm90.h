@@ -19,6 +19,15 @@ int keys_per_block(const Shape& shape);
 // The table is num_tiles Tiles, then num_merges Merges.
 Plan make_plan(const Shape& shape, std::span<const Item> items, const PlanOptions& options);
 
+// Where partial results lie in the workspace, in bytes: of each row head_dim_v outputs, then the
+// exponent's shift and the sum of weights.
+struct PartialLayout {
+  int64_t out = 0;
+  int64_t state = 0;
+  int64_t bytes = 0;  // of the workspace
+};
+PartialLayout partial_layout(const Plan& plan);
+
 void forward(const Plan& plan, const Args& args, cudaStream_t stream);
 
 }  // namespace longhaul::attention::cuda::sm90

@@ -5,20 +5,26 @@
 #include <functional>
 #include <queue>
 
+#include "attention/backends/cuda/attention_sm90_tile.h"
+
 namespace longhaul::attention::cuda::sm90 {
 namespace {
 
-constexpr double kMergeCost = 2;       // of the second kernel, in key blocks
+// What comes after the last piece, in key blocks: joining few parts on the spot, or many of them in
+// a second kernel.
+constexpr double kJoinCost = 3;
+constexpr double kMergeCost = 5;
 constexpr double kLeastGain = 0.95;    // of the time: less is not worth the memory traffic
 constexpr int kPartsPerProcessor = 4;  // bounds the workspace
 
 // When the last multiprocessor is done, if each takes the next piece as it becomes free.
-double finish_time(const std::vector<int>& blocks, int longest, int units, int multiprocessors) {
+double finish_time(const std::vector<int>& blocks, int longest, int units, int multiprocessors,
+                   int most_joined) {
   std::vector<double> pieces;
-  bool cut = false;
+  int most_parts = 1;
   for (const int b : blocks) {
     const int parts = number_of_parts(b, longest);
-    cut |= parts > 1;
+    most_parts = std::max(most_parts, parts);
     for (int i = 0; i < parts; ++i) {
       const int size = static_cast<int>(int64_t{b} * (i + 1) / parts - int64_t{b} * i / parts);
       pieces.push_back(size + kTileOverhead + (parts > 1 ? kPartOverhead : 0));
@@ -36,12 +42,13 @@ double finish_time(const std::vector<int>& blocks, int longest, int units, int m
       last = std::max(last, end);
     }
   }
-  return last + (cut ? kMergeCost : 0);
+  if (most_parts == 1) return last;
+  return last + (most_parts <= most_joined ? kJoinCost : kMergeCost);
 }
 
 }  // namespace
 
-int longest_part(std::vector<int> blocks, int units, int multiprocessors) {
+int longest_part(std::vector<int> blocks, int units, int multiprocessors, int most_joined) {
   std::sort(blocks.begin(), blocks.end(), std::greater<>());
   const int longest = blocks.empty() ? 1 : std::max(1, blocks.front());
   double total = 0;
@@ -50,7 +57,7 @@ int longest_part(std::vector<int> blocks, int units, int multiprocessors) {
   // all finish together anyway.
   if (longest + kTileOverhead < 0.3 * total * units / multiprocessors) return longest;
 
-  const double whole = finish_time(blocks, longest, units, multiprocessors);
+  const double whole = finish_time(blocks, longest, units, multiprocessors, most_joined);
   double best = kLeastGain * whole;
   int choice = longest;
   for (int most = longest - 1; most >= 1; most = std::min(most - 1, static_cast<int>(most * 0.9))) {
@@ -59,8 +66,8 @@ int longest_part(std::vector<int> blocks, int units, int multiprocessors) {
       if (b <= most) break;
       parts += number_of_parts(b, most);
     }
-    if (parts * units > int64_t{kPartsPerProcessor} * multiprocessors) break;
-    const double time = finish_time(blocks, most, units, multiprocessors);
+    if (parts * units > std::min(kMostPartialTiles, kPartsPerProcessor * multiprocessors)) break;
+    const double time = finish_time(blocks, most, units, multiprocessors, most_joined);
     if (time < best) {
       best = time;
       choice = most;

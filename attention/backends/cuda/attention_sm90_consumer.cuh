@@ -3,6 +3,7 @@
 
 #include "attention/backends/cuda/attention_sm90_epilogue.cuh"
 #include "attention/backends/cuda/attention_sm90_feed.cuh"
+#include "attention/backends/cuda/attention_sm90_join.cuh"
 #include "attention/backends/cuda/attention_sm90_pipeline.cuh"
 #include "attention/backends/cuda/attention_sm90_softmax.cuh"
 #include "runtime/core/cuda/wgmma.cuh"
@@ -322,10 +323,16 @@ __device__ __forceinline__ void consume(const Params& params, Smem<C> smem, cons
     q_ring.advance();
     if constexpr (!C::kGeneral) {
       write_rows<C::kDv>(params, me.o, me.rows, done.q_row, done.q_count, done.unit, group * 64);
-    } else if (done.partial >= 0) {
-      write_partial<C>(params, me.o, me.rows, done, group * 64);
     } else {
-      write_rows_general<C>(params, me.o, me.rows, done, group * 64);
+      bool whole = done.partial < 0;
+      if (!whole) {
+        if (C::kJoins && done.join != 0) {
+          if constexpr (C::kJoins) whole = join_parts<C>(params, me.o, me.rows, done, group);
+        } else {
+          write_partial<C>(params, me.o, me.rows, done, group * 64);
+        }
+      }
+      if (whole) write_rows_general<C>(params, me.o, me.rows, done, group * 64);
     }
   }
 }

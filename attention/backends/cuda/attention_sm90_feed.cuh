@@ -91,8 +91,8 @@ __device__ __forceinline__ bool begin_tile(const Params& params, Smem<C> smem, S
   }
   const Work work = find_work(params, index);
   const Tile tile = params.tiles[work.tile];
-  slot = Slot{tile.q_row,  tile.q_count, tile.kv_end,     tile.diagonal, work.unit,
-              tile.kv_row, work.kv_head, tile.page_begin, tile.partial,  {}};
+  slot = Slot{tile.q_row,   tile.q_count,    tile.kv_end,  tile.diagonal, work.unit, tile.kv_row,
+              work.kv_head, tile.page_begin, tile.partial, tile.join,     {}};
   if (tile.kv_end == 0) {
     ptx::mbarrier_arrive(q_full);
     return true;

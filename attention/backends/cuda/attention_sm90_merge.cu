@@ -7,7 +7,7 @@
 namespace longhaul::attention::cuda::sm90 {
 namespace {
 
-constexpr int kWarps = 8;
+constexpr int kWarps = 4;
 constexpr int kAtOnce = 8;  // parts whose loads are in flight together
 
 // Four values of one row, merged with what out holds where `keep` > 0.

@@ -15,7 +15,7 @@ struct Counters {
   unsigned next;      // tiles handed out beyond the first one of each block
   unsigned finished;  // thread blocks that found no more work
 };
-static_assert(sizeof(Counters) <= kWorkspaceHeader);
+static_assert(sizeof(Counters) <= kCountersBytes);
 
 struct Params {
   CUtensorMap q, k, v;  // [rows, heads, 64-column slabs], 128-byte swizzle
@@ -44,6 +44,7 @@ struct Params {
   const uint32_t* flags;  // null: all rows are there
   const uint32_t* row_sources;
   uint32_t flag_value;
+  unsigned* arrivals;     // [partials, units, kBlockM / 16]: parts done; of the first part
   float* partial_out;     // [partials, units, kBlockM, kDv], not normalised
   float2* partial_state;  // [partials, units, kBlockM]: shift, sum of weights
 };
@@ -113,6 +114,7 @@ using ConfigD192 = Config<192, 128, 2, 128, 2, 1, 24, 240, true, false>;
 template <class Base>
 struct General : Base {
   static constexpr bool kGeneral = true;
+  static constexpr bool kJoins = joins_parts(Base::kD);
   static constexpr int kFromEach = Base::kWarpgroups == 2 ? 8 : 0;
   static constexpr int kConsumerRegs = Base::kConsumerRegs - kFromEach;
   static constexpr int kProducerRegs = Base::kProducerRegs + kFromEach * Base::kWarpgroups;

@@ -47,7 +47,8 @@ struct alignas(16) Slot {
   int32_t kv_head;
   int32_t page_begin;  // as in Tile; this and the next are for the general kernel
   int32_t partial;
-  int32_t unused[3];
+  int32_t join;
+  int32_t unused[2];
 };
 static_assert(sizeof(Slot) == 48);
 
@@ -132,9 +133,12 @@ __device__ __forceinline__ void produce(const Params& params, Smem<C> smem, Slot
     const Tile tile = params.tiles[work.tile];
     const int kv_head = work.kv_head;
 
-    slot =
-        Slot{tile.q_row, tile.q_count, tile.kv_end, tile.diagonal, work.unit, tile.kv_row, kv_head,
-             -1,         -1,           {}};
+    slot = Slot{tile.q_row,  tile.q_count,
+                tile.kv_end, tile.diagonal,
+                work.unit,   tile.kv_row,
+                kv_head,     -1,
+                -1,          0,
+                {}};
     const int blocks = (tile.kv_end + C::kBlockN - 1) / C::kBlockN;
     if (blocks == 0) {
       ptx::mbarrier_arrive(q_full);

@@ -50,15 +50,18 @@ double total_cost(const std::vector<Tile>& tiles, int units, int block) {
   return cost * units;
 }
 
-// Replaces tiles of more than `most` key blocks by parts of equal length.
-std::vector<Merge> cut_keys(std::vector<Tile>& tiles, int most, int block) {
+// Replaces tiles of more than `most` key blocks by parts of equal length. Where there are more than
+// `most_joined`, the second kernel joins them.
+std::vector<Merge> cut_keys(std::vector<Tile>& tiles, int most, int block, int most_joined) {
   std::vector<Tile> parts;
   std::vector<Merge> merges;
   int32_t partials = 0;
   for (const Tile& tile : tiles) {
     const int blocks = (tile.kv_end + block - 1) / block;
     const int count = number_of_parts(blocks, most);
-    if (count > 1) merges.push_back({tile.q_row, tile.q_count, partials, count});
+    if (count > most_joined) {
+      merges.push_back({tile.q_row, tile.q_count, partials, count});
+    }
     for (int i = 0; i < count; ++i) {
       const int first = static_cast<int>(int64_t{blocks} * i / count) * block;
       const int end = static_cast<int>(int64_t{blocks} * (i + 1) / count) * block;
@@ -67,6 +70,7 @@ std::vector<Merge> cut_keys(std::vector<Tile>& tiles, int most, int block) {
       part.kv_end = std::min(end, tile.kv_end) - first;
       part.diagonal -= first;
       if (count > 1) part.partial = partials++;
+      if (count > 1 && count <= most_joined) part.join = i << 8 | count;
       parts.push_back(part);
     }
   }
@@ -118,6 +122,16 @@ int keys_per_block(const Shape& shape) {
   return shape.head_dim == 256 ? 80 : 128;
 }
 
+PartialLayout partial_layout(const Plan& plan) {
+  const int64_t rows =
+      plan.num_partials * (plan.shape.num_heads / plan.heads_per_tile) * rows_per_tile(plan.shape);
+  PartialLayout at;
+  at.out = static_cast<int64_t>(kWorkspaceHeader);
+  at.state = at.out + rows * plan.shape.head_dim_v * 4;
+  at.bytes = at.state + rows * 8;
+  return at;
+}
+
 Plan make_plan(const Shape& shape, std::span<const Item> items, const PlanOptions& options) {
   std::string why_not;
   LH_CHECK(shape_supported(shape, &why_not), "{}", why_not);
@@ -156,13 +170,17 @@ Plan make_plan(const Shape& shape, std::span<const Item> items, const PlanOption
   if (!options.deterministic) {
     std::vector<int> blocks;
     for (const Tile& tile : tiles) blocks.push_back((tile.kv_end + block - 1) / block);
-    const int most = longest_part(std::move(blocks), units, options.multiprocessors);
-    merges = cut_keys(tiles, most, block);
+    const int most_joined = joins_parts(shape.head_dim) ? kMostJoinedParts : 1;
+    const int most = longest_part(std::move(blocks), units, options.multiprocessors, most_joined);
+    merges = cut_keys(tiles, most, block, most_joined);
   }
-  for (const Merge& merge : merges) {
-    plan.num_splits = std::max(plan.num_splits, merge.count);
-    plan.num_partials += merge.count;
+  for (const Merge& merge : merges) plan.num_splits = std::max(plan.num_splits, merge.count);
+  for (const Tile& tile : tiles) {
+    plan.num_splits = std::max(plan.num_splits, tile.join & 0xff);
+    plan.num_partials += tile.partial >= 0;
   }
+  LH_CHECK(plan.num_partials * units <= kMostPartialTiles, "{} partials x {}", plan.num_partials,
+           units);
   // Longest first, so that the multiprocessors finish together; stable, so that neighbours in one
   // sequence stay neighbours in time and share its keys in the L2 cache.
   std::stable_sort(tiles.begin(), tiles.end(),
@@ -178,9 +196,7 @@ Plan make_plan(const Shape& shape, std::span<const Item> items, const PlanOption
     std::memcpy(plan.table.data() + tiles.size() * sizeof(Tile), merges.data(),
                 merges.size() * sizeof(Merge));
   }
-  // A partial: rows x (head_dim_v outputs, the exponent's shift and the sum of weights).
-  plan.workspace_bytes = static_cast<int64_t>(kWorkspaceHeader) +
-                         plan.num_partials * units * rows * (shape.head_dim_v + 2) * 4;
+  plan.workspace_bytes = partial_layout(plan).bytes;
   return plan;
 }
 

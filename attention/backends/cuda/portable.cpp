@@ -41,6 +41,10 @@ void check_args(const Plan& plan, const Args& args) {
                args.v_stride * bytes % 16 == 0 && args.out_stride * out_bytes % 16 == 0,
            "strides {} {} {} {} are not multiples of 16 bytes", args.q_stride, args.k_stride,
            args.v_stride, args.out_stride);
+  LH_CHECK(args.kv_rows < (int64_t{1} << 31) && args.k_stride * bytes < (int64_t{1} << 31) &&
+               args.v_stride * bytes < (int64_t{1} << 31),
+           "{} rows of keys and values, strides {} and {}: more than 31 bits", args.kv_rows,
+           args.k_stride, args.v_stride);
   LH_CHECK(plan.options.page_size == 0 || args.page_table != nullptr, "page table missing");
   LH_CHECK(args.ready.flags == nullptr || args.ready.row_sources != nullptr,
            "ready flags without the sources of rows");
@@ -55,26 +59,6 @@ uint32_t heads_per_section(const Plan& plan) {
       std::max<int64_t>(1, plan.max_kv_length * dtype_size(s.dtype) * (s.head_dim + s.head_dim_v));
   const int64_t kv_heads = std::clamp<int64_t>(kL2Budget / bytes_per_kv_head, 1, s.num_kv_heads);
   return static_cast<uint32_t>(kv_heads * (s.num_heads / s.num_kv_heads));
-}
-
-int64_t device_attribute(cudaDeviceAttr attribute) {
-  int device = 0, value = 0;
-  LH_CUDA(cudaGetDevice(&device));
-  LH_CUDA(cudaDeviceGetAttribute(&value, attribute, device));
-  return value;
-}
-
-// Three blocks of keys or values in flight where the wanted thread blocks still share a
-// multiprocessor, else two.
-template <class C>
-int slots_for(int head_dim) {
-  const int64_t bytes = C::fixed_bytes(head_dim) + 3 * C::kSlotBytes;
-  const int64_t reserved = 1024;  // of each thread block, by the system
-  return bytes <= device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) &&
-                 C::kBlocks * (bytes + reserved) <=
-                     device_attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor)
-             ? 3
-             : 2;
 }
 
 Params make_params(const Plan& plan, const Args& args) {
@@ -118,8 +102,8 @@ void forward(const Plan& plan, const Args& args, cudaStream_t stream) {
   Params params = make_params(plan, args);
   with_config(plan.shape, [&](auto config) {
     using C = decltype(config);
-    params.slots = slots_for<C>(plan.shape.head_dim);
-    const int shared = C::fixed_bytes(plan.shape.head_dim) + params.slots * C::kSlotBytes;
+    const bool hopper = longhaul::cuda::current_device().major >= 9;
+    const int shared = C::fixed_bytes(plan.shape.head_dim) + C::slots(hopper) * C::kSlotBytes;
     const cudaError_t error = launch<C>(
         params, static_cast<unsigned>(plan.num_tiles * plan.shape.num_heads), shared, stream);
     if (error != cudaSuccess) {

@@ -5,7 +5,7 @@
 // the limit. Blocks of 64 keys go through a ring of two or three slots, K and V in turn, filled by
 // cp.async.
 
-#include "attention/backends/cuda/portable_common.cuh"
+#include "attention/backends/cuda/portable_bf16_copy.cuh"
 
 namespace longhaul::attention::cuda::portable {
 
@@ -38,46 +38,15 @@ __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
   return r;
 }
 
-// How the threads of a block share out the copy of kRows rows of D columns: 8 (4) lanes to a row.
-template <int D, int kRows, int kThreads>
-struct RowCopy {
-  static constexpr int kLanes = D >= 64 ? 8 : 4;
-  static constexpr int kStep = kThreads / kLanes;                // rows at a time
-  static constexpr int kChunks = (D / 8 + kLanes - 1) / kLanes;  // 16-byte words for a lane
-  static_assert(kRows % kStep == 0);
-
-  // row_at(row) gives the address of a row, or null for one to be cleared. Columns past `columns`
-  // are cleared, those past D do not exist.
-  template <int kStride, class RowAt>
-  static __device__ __forceinline__ void run(uint32_t dst, int columns, RowAt row_at) {
-    const int lane = threadIdx.x % kLanes, first = threadIdx.x / kLanes;
-    dst += first * kStride + lane * 16;
-#pragma unroll
-    for (int r = 0; r < kRows / kStep; ++r) {
-      const __nv_bfloat16* const src = row_at(first + r * kStep);
-#pragma unroll
-      for (int c = 0; c < kChunks; ++c) {
-        const int column = (lane + c * kLanes) * 8;
-        if (D % (8 * kLanes) != 0 && column >= D) continue;
-        const bool there = src != nullptr && column < columns;
-        copy16(dst + r * kStep * kStride + c * kLanes * 16, there ? src + column : nullptr,
-               there ? 16 : 0);
-      }
-    }
-  }
-};
-
 template <class C>
-struct Bf16Block {
-  const Params& p;
-  const Work& w;
-  uint32_t queries, ring;  // shared memory
+struct Bf16Block : Bf16Copier<C> {
+  using Copier = Bf16Copier<C>;
+  using Copier::p, Copier::queries, Copier::w;
   float out[C::kMTiles][C::kDv / 8][4];
   float top[C::kMTiles][2], sum[C::kMTiles][2];  // of rows; sums are this lane's share
-  uint32_t known = 0;                            // sources seen to be ready
 
   __device__ __forceinline__ Bf16Block(const Params& params, const Work& work, uint32_t shared)
-      : p(params), w(work), queries(shared), ring(shared + C::kBlockM * C::kQStride) {
+      : Copier(params, work, shared) {
 #pragma unroll
     for (int m = 0; m < C::kMTiles; ++m) {
 #pragma unroll
@@ -87,45 +56,6 @@ struct Bf16Block {
       }
       top[m][0] = top[m][1] = -INFINITY;
       sum[m][0] = sum[m][1] = 0.f;
-    }
-  }
-
-  __device__ __forceinline__ void copy_queries() const {
-    const auto* const q = static_cast<const __nv_bfloat16*>(p.q) + w.tile->q_row * p.q_stride +
-                          int64_t{w.head} * p.head_dim;
-    RowCopy<C::kD, C::kBlockM, C::kThreads>::template run<C::kQStride>(
-        queries, p.head_dim,
-        [&](int row) { return row < w.tile->q_count ? q + row * p.q_stride : nullptr; });
-  }
-
-  template <int D, int kStride>
-  __device__ __forceinline__ void copy_rows(uint32_t slot, const void* data, int64_t stride,
-                                            int columns, int begin) const {
-    using Copy = RowCopy<D, C::kBlockN, C::kThreads>;
-    const auto* const base = static_cast<const __nv_bfloat16*>(data) + int64_t{w.kv_head} * columns;
-    const int count = w.kv_end - begin;
-    if (w.page_begin >= 0) {
-      Copy::template run<kStride>(slot, columns, [&](int row) {
-        return row < count ? base + key_row(p, w, begin + row) * stride : nullptr;
-      });
-    } else {
-      const auto* const first = base + (int64_t{w.kv_row} + begin) * stride;
-      Copy::template run<kStride>(
-          slot, columns, [&](int row) { return row < count ? first + row * stride : nullptr; });
-    }
-  }
-
-  // Step 2 n is K of the n-th block from the last, step 2 n + 1 its V.
-  __device__ __forceinline__ void copy_step(int step, int slot_index) {
-    const int block = w.last_block - step / 2;
-    if (block < w.first_block) return;
-    const int begin = block * C::kBlockN;
-    const uint32_t slot = ring + slot_index * C::kSlotBytes;
-    if (step % 2 == 0) {
-      wait_ready(p, w, begin, min(begin + C::kBlockN, w.kv_end), known);
-      copy_rows<C::kD, C::kQStride>(slot, p.k, p.k_stride, p.head_dim, begin);
-    } else {
-      copy_rows<C::kDv, C::kVStride>(slot, p.v, p.v_stride, p.head_dim_v, begin);
     }
   }
 
@@ -244,7 +174,7 @@ struct Bf16Block {
     }
   }
 
-  __device__ __forceinline__ void write(int first_row, int lane) {
+  __device__ __forceinline__ void write(const Work& work, int first_row, int lane) {
 #pragma unroll
     for (int m = 0; m < C::kMTiles; ++m) {
 #pragma unroll
@@ -255,7 +185,7 @@ struct Bf16Block {
         const bool none = top[m][half] == -INFINITY;
         const float inverse = none ? 0.f : 1.f / total;
         const float lse = none ? -INFINITY : fmaf(top[m][half], p.scale, logf(total));
-        const RowWriter<C::kBlockM> row(p, w, first_row + m * 16 + half * 8 + lane / 4, lse,
+        const RowWriter<C::kBlockM> row(p, work, first_row + m * 16 + half * 8 + lane / 4, lse,
                                         lane % 4 == 0);
 #pragma unroll
         for (int n = 0; n < C::kDv / 8; ++n) {
@@ -268,7 +198,7 @@ struct Bf16Block {
 };
 
 template <class C>
-__global__ void __launch_bounds__(C::kThreads, C::kBlocks)
+__global__ void __launch_bounds__(C::kThreads, kResident<C>)
     attention_bf16_kernel(const __grid_constant__ Params p) {
   extern __shared__ __align__(16) char shared[];
   const Work w = find_work<C::kBlockN>(p);
@@ -279,29 +209,41 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
   Bf16Block<C> block(p, w, shared_address(shared));
 
   block.copy_queries();
-  int filled = 0, fill_slot = 0, slot = 0;
-  const auto next_slot = [&](int s) { return s + 1 == p.slots ? 0 : s + 1; };
-  const auto fill = [&] {
-    block.copy_step(filled++, fill_slot);
-    fill_slot = next_slot(fill_slot);
+  // Steps are K of the last block, its V, K of the block before and so on, through kSlots<C> slots.
+  block.copy_keys(w.last_block, block.ring);
+  copies_commit();
+  if constexpr (kSlots<C> == 3) {
+    block.copy_values(w.last_block, block.ring + C::kSlotBytes);
     copies_commit();
-  };
-  // The step that comes next is in shared memory, and all warps are done with the one before, whose
-  // slot is filled anew.
-  const auto advance = [&] {
-    copies_wait(p.slots);
+  }
+  uint32_t slot = block.ring;  // of the step that comes next
+  constexpr uint32_t kRing = kSlots<C> * C::kSlotBytes;
+  // Returns the address of a step's data once it is there and all warps are done with the step
+  // before.
+  const auto await = [&] {
+    copies_wait<kSlots<C> - 2>();
     __syncthreads();
-    fill();
-    const uint32_t address = block.ring + slot * C::kSlotBytes;
-    slot = next_slot(slot);
-    return address;
+    return slot;
   };
-  for (int i = 1; i < p.slots; ++i) fill();
+  // The slot of the step before, to be filled anew.
+  const auto vacant = [&] { return (slot == block.ring ? slot + kRing : slot) - C::kSlotBytes; };
+  const auto next = [&] {
+    copies_commit();
+    slot += C::kSlotBytes;
+    if (slot == block.ring + kRing) slot = block.ring;
+  };
 
+#pragma unroll 1
   for (int n = w.last_block; n >= w.first_block; --n) {
     const int begin = n * C::kBlockN;
     uint32_t weights[C::kMTiles][C::kBlockN / 16][4];
-    const uint32_t keys = advance();
+    const uint32_t keys = await();
+    if constexpr (kSlots<C> == 3) {
+      block.copy_keys(n - 1, vacant());
+    } else {
+      block.copy_values(n, vacant());
+    }
+    next();
     const bool sees = begin <= warp_sees;  // else the whole block is hidden from this warp
     if (sees) {
       typename Bf16Block<C>::Scores s;
@@ -321,12 +263,19 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
         }
       }
     }
-    const uint32_t values = advance();
+    const uint32_t values = await();
+    if constexpr (kSlots<C> == 3) {
+      block.copy_values(n - 1, vacant());
+    } else {
+      block.copy_keys(n - 1, vacant());
+    }
+    next();
     if (sees) block.add_values(weights, values, lane);
   }
-  asm volatile("cp.async.wait_group 0;" ::: "memory");
-  block.write(first_row, lane);
-  if (w.tile->parts > 1) merge_parts<C::kBlockM, C::kThreads>(p, *w.tile, w.head);
+  copies_wait<0>();
+  const Work again = find_work<C::kBlockN>(p);
+  block.write(again, first_row, lane);
+  if (again.tile->parts > 1) merge_parts<C::kBlockM, C::kThreads>(p, *again.tile, again.head);
 }
 
 template <class C>

@@ -16,10 +16,16 @@ __device__ __forceinline__ uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
-// 16 bytes from global to shared memory by way of L2; `bytes` 0 writes zeros and reads nothing.
-__device__ __forceinline__ void copy16(uint32_t dst, const void* src, int bytes) {
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(dst), "l"(src),
-               "r"(bytes)
+// 16 bytes from global to shared memory by way of L2.
+__device__ __forceinline__ void copy16(uint32_t dst, const void* src) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(dst), "l"(src)
+               : "memory");
+}
+
+// The same, or zeros and nothing read.
+__device__ __forceinline__ void copy16_or_zero(uint32_t dst, const void* src, bool there) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(dst),
+               "l"(there ? src : nullptr), "r"(there ? 16 : 0)
                : "memory");
 }
 
@@ -27,13 +33,10 @@ __device__ __forceinline__ void copies_commit() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }
 
-// Returns when all but the last `slots - 2` groups of this thread's copies are there.
-__device__ __forceinline__ void copies_wait(int slots) {
-  if (slots == 3) {
-    asm volatile("cp.async.wait_group 1;" ::: "memory");
-  } else {
-    asm volatile("cp.async.wait_group 0;" ::: "memory");
-  }
+// Returns when all but the last kGroups groups of this thread's copies are there.
+template <int kGroups>
+__device__ __forceinline__ void copies_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
 }
 
 __device__ __forceinline__ float exp2_fast(float x) {  // about 2 ulp; 2^-inf is 0, 2^0 is 1
@@ -42,9 +45,21 @@ __device__ __forceinline__ float exp2_fast(float x) {  // about 2 ulp; 2^-inf is
   return y;
 }
 
+// ---- Compile-time choices that differ between Ampere and Hopper: slots in shared memory, and
+// thread blocks that share a multiprocessor.
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+inline constexpr bool kHopper = true;
+#else
+inline constexpr bool kHopper = false;
+#endif
+template <class C>
+inline constexpr int kSlots = C::slots(kHopper);
+template <class C>
+inline constexpr int kResident = kHopper || C::kBlocks < 3 ? C::kBlocks : C::kBlocks - 1;
+
 // ---- Work.
 
-// What the loop needs of the tile; the rest is read again at the end, to keep registers free.
 struct Work {
   const Tile* tile;
   int kv_row, page_begin, kv_end, diagonal;
@@ -57,9 +72,13 @@ struct Work {
 // sections, longest tiles first, the heads of a section side by side.
 template <int kBlockN>
 __device__ __forceinline__ Work find_work(const Params& p) {
+  // Read anew by each call: what the loop does not need is found again behind it, which costs less
+  // than the registers.
+  uint32_t index;
+  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(index));
   const uint32_t per_section = p.num_tiles * p.heads_per_section;
-  const uint32_t section = blockIdx.x / per_section;
-  const uint32_t rest = blockIdx.x - section * per_section;
+  const uint32_t section = index / per_section;
+  const uint32_t rest = index - section * per_section;
   const uint32_t first_head = section * p.heads_per_section;
   const uint32_t heads = min(p.heads_per_section, p.num_heads - first_head);
   Work w;
@@ -75,26 +94,27 @@ __device__ __forceinline__ Work find_work(const Params& p) {
   return w;
 }
 
-// Row of k and v that holds key j.
-__device__ __forceinline__ int64_t key_row(const Params& p, const Work& w, int j) {
-  if (w.page_begin < 0) return int64_t{w.kv_row} + j;
+// Row of k and v that holds key j; below 2^31.
+__device__ __forceinline__ int key_row(const Params& p, const Work& w, int j) {
+  if (w.page_begin < 0) return w.kv_row + j;
   const int page = __ldg(p.page_table + w.page_begin + (j >> p.page_shift));
-  return (int64_t{page} << p.page_shift) + (j & ((1 << p.page_shift) - 1));
+  return (page << p.page_shift) + (j & ((1 << p.page_shift) - 1));
 }
 
-// Returns when keys begin .. end - 1 (at most 64) are there. Every thread that reads them asks, for
-// itself; `known` remembers the sources it has seen.
-__device__ __forceinline__ void wait_ready(const Params& p, const Work& w, int begin, int end,
-                                           uint32_t& known) {
-  if (p.flags == nullptr) return;
+// Whether `count` keys from a multiple of that power of two lie in neighbouring rows.
+__device__ __forceinline__ bool one_run(const Params& p, const Work& w, int count) {
+  return w.page_begin < 0 || (1 << p.page_shift) >= count;
+}
+
+// Returns when every source of these neighbouring rows is ready. Every thread that reads them asks,
+// for itself; `known` remembers the sources it has seen.
+__device__ __forceinline__ void wait_for_rows(const Params& p, int first, int count,
+                                              uint32_t& known) {
   uint32_t needed = 0;
-  const int step = w.page_begin < 0 ? 64 : min(64, 1 << p.page_shift);
-  for (int j = begin; j < end;) {
-    const int stop = min(end, (j / step + 1) * step);  // a run of neighbouring rows
-    const int64_t first = key_row(p, w, j) / kReadyWordRows;
-    const int64_t last = key_row(p, w, stop - 1) / kReadyWordRows;
-    for (int64_t word = first; word <= last; ++word) needed |= __ldg(p.row_sources + word);
-    j = stop;
+  const int last = (first + count - 1) / kReadyWordRows;
+#pragma unroll 1
+  for (int word = first / kReadyWordRows; word <= last; ++word) {
+    needed |= __ldg(p.row_sources + word);
   }
   for (needed &= ~known; needed != 0; needed &= needed - 1) {
     const int source = __ffs(static_cast<int>(needed)) - 1;
@@ -108,6 +128,19 @@ __device__ __forceinline__ void wait_ready(const Params& p, const Work& w, int b
       __nanosleep(100);
     }
     known |= 1u << source;
+  }
+}
+
+// The same for kCount keys from `begin`, a multiple of kRun, as far as there are keys.
+template <int kRun, int kCount>
+__device__ __forceinline__ void wait_for_keys(const Params& p, const Work& w, int begin,
+                                              uint32_t& known) {
+  if (p.flags == nullptr) return;
+  const int end = min(begin + kCount, w.kv_end);
+  const int step = one_run(p, w, kRun) ? kRun : 1 << p.page_shift;
+#pragma unroll 1
+  for (int j = begin; j < end; j += step) {
+    wait_for_rows(p, key_row(p, w, j), min(step, end - j), known);
   }
 }
 

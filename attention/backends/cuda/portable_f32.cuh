@@ -44,55 +44,57 @@ struct F32Block {
     const uint32_t dst = shared_address(queries);
     for (int row = threadIdx.x / 8; row < C::kBlockM; row += C::kThreads / 8) {
       for (int column = threadIdx.x % 8 * 4; column < C::padded(p.head_dim); column += 32) {
-        const bool there = row < w.tile->q_count && column < p.head_dim;
-        copy16(dst + (row * q_stride + column) * 4, there ? q + row * p.q_stride + column : nullptr,
-               there ? 16 : 0);
+        copy16_or_zero(dst + (row * q_stride + column) * 4, q + row * p.q_stride + column,
+                       row < w.tile->q_count && column < p.head_dim);
       }
     }
   }
 
-  // 4 columns of one row of k or v, or zeros past the last key and the last column.
-  __device__ __forceinline__ void copy_word(uint32_t dst, const void* data, int64_t stride,
-                                            int columns, int key, int column) const {
-    const bool there = key < w.kv_end && column < columns;
-    const float* src = nullptr;
-    if (there) {
-      src = static_cast<const float*>(data) + key_row(p, w, key) * stride +
-            int64_t{w.kv_head} * columns + column;
+  // A piece of kRows x kWords x 4 elements of k or v from key `key` and column `column`: zeros past
+  // the last key and the last column.
+  template <int kRows, int kWords, int kStride>
+  __device__ __forceinline__ void copy_piece(uint32_t slot, const void* data, int64_t stride,
+                                             int columns, int key, int column) const {
+    constexpr int kStep = C::kThreads / kWords;
+    const int row = threadIdx.x / kWords;
+    column += threadIdx.x % kWords * 4;
+    slot += (row * kStride + threadIdx.x % kWords * 4) * 4;
+    const float* const base =
+        static_cast<const float*>(data) + int64_t{w.kv_head} * columns + column;
+    if (key + kRows <= w.kv_end && one_run(p, w, kRows)) {
+      const float* src = base + (int64_t{key_row(p, w, key)} + row) * stride;
+#pragma unroll
+      for (int i = 0; i < kRows / kStep; ++i) {
+        copy16_or_zero(slot + i * kStep * kStride * 4, src, column < columns);
+        src += kStep * stride;
+      }
+    } else {  // in a loop: this is for ends and for small pages
+#pragma unroll 1
+      for (int j = key + row; j < key + kRows; j += kStep) {
+        const bool there = j < w.kv_end && column < columns;
+        copy16_or_zero(slot, there ? base + key_row(p, w, j) * stride : nullptr, there);
+        slot += kStep * kStride * 4;
+      }
     }
-    copy16(dst, src, there ? 16 : 0);
   }
 
   // Piece i of K holds dims 32 i ...; of V, keys begin + 16 i ...
   __device__ __forceinline__ void copy_keys(uint32_t slot, int begin, int piece) {
-    if (piece == 0) {
-      wait_ready(p, w, begin, min(begin + C::kBlockN, w.kv_end), known);
-    }
-    const int column = threadIdx.x % 8 * 4;
-#pragma unroll
-    for (int i = 0; i < C::kBlockN / 16; ++i) {
-      const int row = threadIdx.x / 8 + i * 16;
-      copy_word(slot + (row * C::kKStride + column) * 4, p.k, p.k_stride, p.head_dim, begin + row,
-                piece * C::kDims + column);
-    }
+    if (piece == 0) wait_for_keys<C::kBlockN, C::kBlockN>(p, w, begin, known);
+    copy_piece<C::kBlockN, C::kDims / 4, C::kKStride>(slot, p.k, p.k_stride, p.head_dim, begin,
+                                                      piece * C::kDims);
   }
 
   __device__ __forceinline__ void copy_values(uint32_t slot, int begin, int piece) const {
-    constexpr int kLanes = C::kVStride / 4, kStep = C::kThreads / kLanes;
-    const int column = threadIdx.x % kLanes * 4;
-#pragma unroll 2
-    for (int i = 0; i < C::kKeys / kStep; ++i) {
-      const int row = threadIdx.x / kLanes + i * kStep;
-      copy_word(slot + (row * C::kVStride + column) * 4, p.v, p.v_stride, p.head_dim_v,
-                begin + piece * C::kKeys + row, column);
-    }
+    copy_piece<C::kKeys, C::kVStride / 4, C::kVStride>(slot, p.v, p.v_stride, p.head_dim_v,
+                                                       begin + piece * C::kKeys, 0);
   }
 
   __device__ __forceinline__ void add_scores(float (&s)[kRows][kCols], const float* keys,
                                              int piece) const {
     const float* const a_at = queries + y * q_stride + piece * C::kDims;
     const float* const b_at = keys + x * C::kKStride;
-#pragma unroll(C::kColumns > 2 ? 1 : 2)
+#pragma unroll(C::kColumns > 2 || C::kBlocks > 2 ? 1 : 2)
     for (int k = 0; k < C::kDims; k += 4) {
       float4 b[kCols];
 #pragma unroll
@@ -180,7 +182,7 @@ struct F32Block {
     }
   }
 
-  __device__ __forceinline__ void write() {
+  __device__ __forceinline__ void write(const Work& work) {
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
       float total = sum[i];
@@ -191,7 +193,7 @@ struct F32Block {
       const bool none = top[i] == -INFINITY;
       const float inverse = none ? 0.f : 1.f / total;
       const float lse = none ? -INFINITY : fmaf(top[i], p.scale, logf(total));
-      const RowWriter<C::kBlockM> row(p, w, y + 8 * i, lse, x == 0);
+      const RowWriter<C::kBlockM> row(p, work, y + 8 * i, lse, x == 0);
 #pragma unroll
       for (int c = 0; c < C::kColumns; ++c) {
         const float result[4] = {out[i][4 * c] * inverse, out[i][4 * c + 1] * inverse,
@@ -203,7 +205,7 @@ struct F32Block {
 };
 
 template <class C>
-__global__ void __launch_bounds__(C::kThreads, C::kBlocks)
+__global__ void __launch_bounds__(C::kThreads, kResident<C>)
     attention_f32_kernel(const __grid_constant__ Params p) {
   extern __shared__ __align__(16) float shared_floats[];
   const Work w = find_work<C::kBlockN>(p);
@@ -214,7 +216,7 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
 
   block.copy_queries();
   int fill_block = w.last_block, fill_piece = 0, fill_slot = 0, slot = 0;
-  const auto next_slot = [&](int s) { return s + 1 == p.slots ? 0 : s + 1; };
+  const auto next_slot = [&](int s) { return s + 1 == kSlots<C> ? 0 : s + 1; };
   const auto fill = [&] {
     if (fill_block >= w.first_block) {
       const uint32_t at = shared_address(block.ring + fill_slot * kSlotFloats);
@@ -234,14 +236,14 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
   // The piece that comes next is in shared memory, and all warps are done with the one before,
   // whose slot is filled anew.
   const auto advance = [&] {
-    copies_wait(p.slots);
+    copies_wait<kSlots<C> - 2>();
     __syncthreads();
     fill();
     const float* const at = block.ring + slot * kSlotFloats;
     slot = next_slot(slot);
     return at;
   };
-  for (int i = 1; i < p.slots; ++i) fill();
+  for (int i = 1; i < kSlots<C>; ++i) fill();
 
   for (int n = w.last_block; n >= w.first_block; --n) {
     const int begin = n * C::kBlockN;
@@ -252,9 +254,10 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
 #pragma unroll 1
     for (int piece = 0; piece < kValuePieces; ++piece) block.add_values(advance(), piece);
   }
-  asm volatile("cp.async.wait_group 0;" ::: "memory");
-  block.write();
-  if (w.tile->parts > 1) merge_parts<C::kBlockM, C::kThreads>(p, *w.tile, w.head);
+  copies_wait<0>();
+  const Work again = find_work<C::kBlockN>(p);
+  block.write(again);
+  if (again.tile->parts > 1) merge_parts<C::kBlockM, C::kThreads>(p, *again.tile, again.head);
 }
 
 template <class C>

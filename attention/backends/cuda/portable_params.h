@@ -33,7 +33,7 @@ inline constexpr int kMaxParts = 32;  // a lane each in the merge
 // cut tile, head and part; then a counter for each cut tile and head, counted back from the end.
 
 enum class Output : uint8_t { bf16, f32, f32_accumulate };  // as OutType in attention.h
-inline constexpr int64_t kReadyWordRows = 64;               // as kReadyRows there
+inline constexpr int kReadyWordRows = 64;                   // as kReadyRows there
 
 struct Params {
   const void* q;
@@ -55,20 +55,21 @@ struct Params {
   uint32_t group;              // query heads per kv head
   uint32_t heads_per_section;  // heads that run through all tiles before the next heads start
   int32_t head_dim, head_dim_v;
-  int32_t slots;  // key or value blocks in shared memory: 2 or 3
   float scale;
   float scale_log2;  // scale * log2(e)
   Output output;
 };
 
-// bf16. D, Dv: largest head dims; MTiles: 16-row tiles of queries per warp; Blocks: thread blocks
-// that should share a multiprocessor. Rows in shared memory are 16 bytes longer than the data,
-// which spreads the eight rows of an ldmatrix over all banks.
-template <int D, int Dv, int MTiles, int Blocks>
+// bf16. D, Dv: largest head dims; MTiles: 16-row tiles of queries per warp; BlockN: keys at a time;
+// Blocks: thread blocks that should share a multiprocessor. Rows in shared memory are 16 bytes
+// longer than the data, which spreads the eight rows of an ldmatrix over all banks.
+// Slots: blocks of keys or values in shared memory, on Hopper and later; two on the others.
+template <int D, int Dv, int MTiles, int BlockN, int Blocks, int Slots>
 struct Bf16Config {
   static constexpr int kD = D, kDv = Dv, kMTiles = MTiles, kBlocks = Blocks;
+  __host__ __device__ static constexpr int slots(bool hopper) { return hopper ? Slots : 2; }
   static constexpr int kWarps = 4, kThreads = 32 * kWarps;
-  static constexpr int kBlockM = 16 * MTiles * kWarps, kBlockN = 64;
+  static constexpr int kBlockM = 16 * MTiles * kWarps, kBlockN = BlockN;
   static constexpr int kQStride = 2 * D + 16, kVStride = 2 * Dv + 16;  // bytes; K's is Q's
   static constexpr int kSlotBytes = kBlockN * (kQStride > kVStride ? kQStride : kVStride);
   static constexpr int fixed_bytes(int /*head_dim*/) { return kBlockM * kQStride; }
@@ -76,8 +77,9 @@ struct Bf16Config {
 
 // float32. Columns: groups of 64 output columns; a thread has 8 rows and 4 * Columns of them.
 // Keys come in pieces of 32 dims, values in pieces of 16 keys.
-template <int Columns, int Blocks>
+template <int Columns, int Blocks, int Slots>
 struct F32Config {
+  __host__ __device__ static constexpr int slots(bool hopper) { return hopper ? Slots : 2; }
   static constexpr int kColumns = Columns, kBlocks = Blocks;
   static constexpr int kThreads = 128;
   static constexpr int kBlockM = 64, kBlockN = 64;
@@ -96,15 +98,15 @@ struct F32Config {
   }
 };
 
-using Bf16D32 = Bf16Config<32, 32, 2, 3>;
-using Bf16D64 = Bf16Config<64, 64, 2, 2>;
-using Bf16D96 = Bf16Config<96, 96, 2, 2>;
-using Bf16D128 = Bf16Config<128, 128, 2, 2>;
-using Bf16D192 = Bf16Config<192, 128, 2, 2>;
-using Bf16D256 = Bf16Config<256, 256, 1, 2>;
-using F32Dv64 = F32Config<1, 2>;
-using F32Dv128 = F32Config<2, 2>;
-using F32Dv256 = F32Config<4, 1>;
+using Bf16D32 = Bf16Config<32, 32, 2, 64, 3, 3>;
+using Bf16D64 = Bf16Config<64, 64, 2, 128, 2, 3>;
+using Bf16D96 = Bf16Config<96, 96, 2, 64, 2, 3>;
+using Bf16D128 = Bf16Config<128, 128, 2, 64, 2, 3>;
+using Bf16D192 = Bf16Config<192, 128, 2, 64, 2, 2>;
+using Bf16D256 = Bf16Config<256, 256, 1, 64, 2, 2>;
+using F32Dv64 = F32Config<1, 3, 3>;
+using F32Dv128 = F32Config<2, 2, 3>;
+using F32Dv256 = F32Config<4, 1, 3>;
 
 // One configuration each, compiled in a file of its own so that compilations run side by side.
 // Returns what the launch said.

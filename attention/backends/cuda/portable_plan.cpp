@@ -1,5 +1,7 @@
 #include <algorithm>
 #include <cstring>
+#include <functional>
+#include <queue>
 
 #include "attention/backends/cuda/portable.h"
 #include "attention/backends/cuda/portable_config.h"
@@ -41,19 +43,69 @@ double visible_pairs(int64_t queries, int64_t keys, int64_t offset) {
          static_cast<double>(queries - all) * static_cast<double>(keys);
 }
 
-// Keys of a part where tiles are too few or too uneven to keep the device busy, else `longest`.
-int64_t part_length(const std::vector<Tile>& tiles, int64_t num_heads, int64_t thread_blocks,
+int64_t parts_of(const Tile& tile, int64_t length) {
+  return std::clamp<int64_t>((tile.kv_end + length - 1) / length, 1, kMaxParts);
+}
+
+// About how long `workers` thread blocks take for all parts of these tiles (longest first) and all
+// heads, in keys; `give_up` where there are more than `most` parts.
+int64_t duration(const std::vector<Tile>& tiles, int64_t num_heads, int64_t workers, int64_t length,
+                 int64_t most, int64_t give_up) {
+  constexpr int64_t kStart = 96, kMerge = 64;  // what a part costs beside its keys
+  int64_t count = 0;
+  for (const Tile& tile : tiles) count += parts_of(tile, length) * num_heads;
+  if (count > most) return give_up;
+  std::vector<int64_t> jobs;
+  jobs.reserve(static_cast<size_t>(count));
+  for (const Tile& tile : tiles) {
+    const int64_t parts = parts_of(tile, length);
+    jobs.insert(jobs.end(), static_cast<size_t>(parts * num_heads),
+                (tile.kv_end + parts - 1) / parts + kStart + (parts > 1 ? kMerge : 0));
+  }
+  std::sort(jobs.begin(), jobs.end(), std::greater<>());
+  std::priority_queue<int64_t, std::vector<int64_t>, std::greater<>> ends;
+  for (int64_t i = 0; i < workers; ++i) ends.push(0);
+  int64_t last = 0;
+  for (const int64_t job : jobs) {
+    const int64_t end = ends.top() + job;
+    ends.pop();
+    ends.push(end);
+    last = std::max(last, end);
+  }
+  return last;
+}
+
+// Keys of a part where tiles are too few or too uneven to keep the device busy, else those of the
+// longest tile.
+int64_t part_length(const std::vector<Tile>& tiles, int64_t num_heads, int64_t workers,
                     int64_t block_n) {
-  int64_t total = 0, longest = 0;
+  int64_t total = 0, longest = 1;
   for (const Tile& tile : tiles) {
     total += tile.kv_end;
     longest = std::max<int64_t>(longest, tile.kv_end);
   }
-  const int64_t fair = total * num_heads / std::max<int64_t>(1, thread_blocks);
-  // Longest first, a tail of single tiles is hidden when there are several for each thread block.
-  if (longest <= fair + fair / 5 || longest <= 2 * kMinPart) return std::max<int64_t>(longest, 1);
-  int64_t length = std::max({fair, kMinPart, (longest + kMaxParts - 1) / kMaxParts});
-  return (length + block_n - 1) / block_n * block_n;
+  const auto whole_blocks = [&](int64_t length) {
+    return (std::max(length, kMinPart) + block_n - 1) / block_n * block_n;
+  };
+  const int64_t jobs = static_cast<int64_t>(tiles.size()) * num_heads;
+  if (jobs > 4 * workers) {
+    // Longest first evens out the ends, unless single tiles are longer than everybody's share.
+    const int64_t share = total * num_heads / workers;
+    return longest <= share ? longest : whole_blocks(std::max(share / 2, longest / kMaxParts));
+  }
+  const int64_t whole = duration(tiles, num_heads, workers, longest, jobs, 0);
+  int64_t best = longest, best_time = whole - whole / 20;
+  for (int64_t parts = 2; parts <= kMaxParts; ++parts) {
+    const int64_t length = whole_blocks(longest / parts);
+    if (length >= longest) break;
+    const int64_t time = duration(tiles, num_heads, workers, length, 8 * workers, whole);
+    if (time < best_time) {
+      best = length;
+      best_time = time;
+    }
+    if (length == whole_blocks(0)) break;
+  }
+  return best;
 }
 
 }  // namespace
@@ -79,8 +131,9 @@ bool supported(const longhaul::cuda::Device& device, const Shape& shape, std::st
     return no(fmt::format("{} heads do not divide among {} kv heads", shape.num_heads,
                           shape.num_kv_heads));
   }
-  const int bytes =
-      with_config(shape, [&](auto c) { return c.fixed_bytes(d) + 2 * decltype(c)::kSlotBytes; });
+  const int bytes = with_config(shape, [&](auto c) {
+    return c.fixed_bytes(d) + c.slots(device.major >= 9) * decltype(c)::kSlotBytes;
+  });
   if (bytes > shared_limit(device)) {
     return no(fmt::format("head dims {}/{} in {} take {} KiB of shared memory, the device has {}",
                           d, dv, dtype_name(shape.dtype), bytes / 1024,
@@ -94,11 +147,11 @@ Plan make_plan(const Shape& shape, std::span<const Item> items, const PlanOption
   plan.kernel = Kernel::portable;
   plan.shape = shape;
   plan.options = options;
-  int64_t block_m = 0, block_n = 0, thread_blocks = 0;
+  int64_t block_m = 0, block_n = 0, workers = 1;
   with_config(shape, [&](auto c) {
     block_m = c.kBlockM;
     block_n = c.kBlockN;
-    thread_blocks = int64_t{c.kBlocks} * options.multiprocessors;
+    workers = std::max<int64_t>(1, int64_t{c.kBlocks} * options.multiprocessors);
   });
   std::vector<Tile> tiles;
   for (const Item& item : items) {
@@ -125,12 +178,12 @@ Plan make_plan(const Shape& shape, std::span<const Item> items, const PlanOption
   // In deterministic form a query's sums never depend on what else there is to do.
   int64_t splits = 0, partials = 0;
   if (!options.deterministic) {
-    const int64_t length = part_length(tiles, shape.num_heads, thread_blocks, block_n);
+    const int64_t length = part_length(tiles, shape.num_heads, workers, block_n);
     std::vector<Tile> parts;
     parts.reserve(tiles.size());
     for (Tile tile : tiles) {
       const int64_t blocks = (tile.kv_end + block_n - 1) / block_n;
-      const int64_t count = std::clamp<int64_t>((tile.kv_end + length - 1) / length, 1, kMaxParts);
+      const int64_t count = parts_of(tile, length);
       if (count == 1) {
         parts.push_back(tile);
         continue;

@@ -92,6 +92,12 @@ __device__ __forceinline__ void fence_async_proxy_all() {
   asm volatile("fence.proxy.async;" ::: "memory");
 }
 
+// Release of this thread's writes before a later flag or counter, acquire of others' after it;
+// cheaper than __threadfence(), which is sequentially consistent.
+__device__ __forceinline__ void fence_gpu() {
+  asm volatile("fence.acq_rel.gpu;" ::: "memory");
+}
+
 // ---- A flag that another GPU or a copy engine sets: what was written before it is visible after.
 
 __device__ __forceinline__ uint32_t load_acquire_system(const uint32_t* flag) {

@@ -178,6 +178,7 @@ void CudaDecoder::attention_block(int layer, Step& step) {
   args.cos = cos_;
   args.sin = sin_;
   const auto targets = attention.targets(layer);
+  LH_CHECK(targets.size() <= args.destinations.size(), "{} places for K and V", targets.size());
   args.num_destinations = static_cast<int>(targets.size());
   std::copy(targets.begin(), targets.end(), args.destinations.begin());
   args.kv_row_stride = 2 * kv_size;

@@ -50,6 +50,7 @@ TEST_P(GpuFault, EndsInTimeAndNamesTheRank) {
   for (const Case& c : {Case{"hang", "operation=allgather:layer=3", 75},
                         Case{"stop", "operation=attention:layer=5", 75},
                         Case{"hang", "operation=wait for GPU:layer=2", 75},
+                        Case{"throw", "operation=attention:layer=5", 5},
                         Case{"kill", "operation=allgather:layer=4", 137}}) {
     const JobResult r = run(GetParam(), ranks_, std::string(c.kind) + ":rank=1:" + c.where);
     SCOPED_TRACE(std::string(c.kind) + " " + c.where + "\n" + r.output);

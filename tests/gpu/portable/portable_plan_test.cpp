@@ -118,7 +118,8 @@ TEST(PortablePlan, CutsOnlyWhereTilesAreFew) {
   EXPECT_EQ(make_plan({DType::bf16, 128, 128, 32, 4}, {&whole, 1}, {}).num_splits, 1);
   const Item few{0, 64, 0, 65536, 65536 - 64};
   const Plan plan = make_plan(kShape, {&few, 1}, {});
-  EXPECT_EQ(plan.num_splits, 32);
+  EXPECT_GE(plan.num_splits, 28);
+  EXPECT_LE(plan.num_tiles * kShape.num_heads, 264) << "one wave";
   PlanOptions deterministic;
   deterministic.deterministic = true;
   EXPECT_EQ(make_plan(kShape, {&few, 1}, deterministic).workspace_bytes, 0);

@@ -169,6 +169,7 @@ class Device {
 
   std::vector<unsigned char> out_bytes() const { return out_.to_host(); }
   std::vector<float> lse() const { return lse_.to_host(); }
+  const Args& args() const { return args_; }
   DeviceBuffer<unsigned char>& keys() { return k_; }
   DeviceBuffer<unsigned char>& values() { return v_; }
 

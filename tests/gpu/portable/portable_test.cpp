@@ -23,13 +23,14 @@ int from_environment(const char* name, int otherwise) {
 // one or two keys take nearly all the weight of a row: the plain computation rounds normalised
 // weights, and 1 exactly, ours rounds exp2(score - top), off by up to 2^-9 relative; and the
 // argument of that exp2 is off by 2^-24 of the largest score, about 6 * size, on each side.
-// float32: a score is a sum of head_dim products in float32, off by a few 2^-24 of its size, about
-// 6 * size at most; exp2 adds 2^-22. The plain computation has exact scores, so this comes on top.
+// float32: a score is a sum of head_dim products in float32, off by several 2^-24 of its size,
+// about 6 * size at most; exp2 and the sums add about 2^-20. The plain computation has exact
+// scores, so this comes on top.
 void expect_close(const Problem& p, const Difference& d, const std::string& what,
                   float score_size = 1.f) {
   const double size = std::max(score_size, p.q_scale);
   const bool half = p.shape.dtype == DType::bf16;
-  double more = half ? 0x1p-9 + 1e-6 * size : 0x1p-21 + 1e-6 * size;
+  double more = half ? 0x1p-9 + 1e-6 * size : 0x1p-20 + 2e-6 * size;
   if (!half && p.out_type == OutType::bf16) more += 0x1p-8;
   EXPECT_EQ(d.bad, 0) << what;
   EXPECT_LE(d.max_error, 2 * d.max_naive_error + more * (size >= 10 ? 5 : d.max_exact)) << what;
@@ -224,6 +225,26 @@ TEST_F(Portable, Corners) {
   }
 }
 
+// Each path once, small enough for compute-sanitizer's racecheck: whole and ragged blocks, parts
+// that are merged, pages of one and of several rows a block.
+TEST_F(Portable, Small) {
+  for (const Dims dims : kSomeDims) {
+    for (const int page : {0, 16, 64}) {
+      Problem p = one_item(dims, {0, 3, 0, 1100, 1097}, 2, 1);
+      p.options.page_size = page;
+      if (page > 0) {
+        p.items[0].page_begin = 0;
+        for (int i = (1100 + page - 1) / page; i > 0; --i) p.page_table.push_back(i);
+        p.kv_rows = static_cast<int64_t>(p.page_table.size() + 1) * page;
+      }
+      Device device(p);
+      EXPECT_GT(device.run().num_splits, 1);
+      LH_CUDA(cudaDeviceSynchronize());
+      expect_close(p, device.difference(), describe(p));
+    }
+  }
+}
+
 // Sums over the keys in three launches, in one order, each added to what is there.
 TEST_F(Portable, AccumulatesOverKeyRanges) {
   for (const Dims dims : kSomeDims) {
@@ -255,7 +276,7 @@ TEST_F(Portable, RepeatsBitForBit) {
       const Problem p = one_item(dims, {0, queries, 0, 2600, 2600 - queries}, 8, 2);
       Device device(p);
       const Plan plan = device.run();
-      EXPECT_EQ(plan.num_splits > 1, queries == 9);
+      EXPECT_TRUE(plan.num_splits > 1 || queries > 9);
       LH_CUDA(cudaDeviceSynchronize());
       const auto out = device.out_bytes();
       const auto lse = device.lse();
