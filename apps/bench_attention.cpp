@@ -1,278 +1,114 @@
-// longhaul bench attention: one backend on one rank, against the ceilings of the same run.
+// longhaul bench attention: options, and which form they ask for.
 
-#include <algorithm>
-#include <chrono>
-#include <cmath>
-#include <ctime>
-#include <nlohmann/json.hpp>
-#include <random>
-#include <string>
-#include <vector>
+#include "apps/bench_attention.h"
 
-#include "apps/bench.h"
-#include "attention/backends/reference.h"
+#include <memory>
+
+#include "apps/gpu.h"
 #include "attention/registry.h"
-#include "runtime/ops/machine_peak.h"
+#include "runtime/core/log.h"
 
 namespace longhaul::apps {
 namespace {
 
-using attention::AttentionArgs;
-using attention::AttentionDesc;
-using attention::KvSegment;
-using attention::WorkItem;
-
-struct Options {
-  std::string backend, dtype = "bf16", heads = "32/8";
-  int64_t head_dim = 128;
-  std::vector<int64_t> lengths = {8192}, prefix = {0};
-  int threads = 1, repeat = 5;
-  bool no_causal = false, json = false;
-};
-
-// A batch of sequences in flat tensors: [prefix | new] tokens of every sequence as keys, the new
-// ones as queries.
-struct Batch {
-  DType dtype;
-  int64_t heads = 0, kv_heads = 0, dim = 0;
-  bool causal = true;
-  Tensor q, k, v, out, lse;
-  std::vector<WorkItem> items;
-  std::vector<std::vector<KvSegment>> kv;
-  double flops = 0;
-
-  AttentionArgs args() {
-    return {q, kv_heads, items, kv, causal, 1 / std::sqrt(static_cast<double>(dim)), out, lse};
+int bench_attention(const AttentionBench& bench, comm::MpiSession& session) {
+  const attention::AttentionDesc desc{bench.compute(), bench.head_dim, bench.head_dim,
+                                      bench.causal(), false};
+  const attention::BackendChoice choice = attention::select_backend(desc, bench.backend);
+  if (choice.backend->device() == DeviceKind::cuda) {
+    open_gpu(session);
+    return bench_attention_gpu(bench, session);
   }
-};
-
-void fill_random(Tensor& tensor, std::mt19937_64& rng) {
-  std::normal_distribution<float> normal;
-  dispatch_float(tensor.dtype(), [&](auto t) {
-    using T = decltype(t);
-    T* data = tensor.as<T>();
-    for (int64_t i = 0; i < tensor.num_elements(); ++i) data[i] = static_cast<T>(normal(rng));
-  });
-}
-
-Batch make_batch(const Options& o) {
-  Batch b;
-  b.dtype = parse_dtype(o.dtype);
-  b.dim = o.head_dim;
-  b.causal = !o.no_causal;
-  const size_t slash = o.heads.find('/');
-  try {
-    b.heads = std::stoll(o.heads.substr(0, slash));
-    b.kv_heads = slash == std::string::npos ? b.heads : std::stoll(o.heads.substr(slash + 1));
-  } catch (const std::exception&) {
-    fail(ExitCode::usage, "--heads {}: give QUERY/KV, for example 32/8", o.heads);
-  }
-  if (b.heads < 1 || b.kv_heads < 1 || b.heads % b.kv_heads != 0)
-    fail(ExitCode::usage, "--heads {}: the KV heads must divide the query heads", o.heads);
-  if (o.prefix.size() != 1 && o.prefix.size() != o.lengths.size())
-    fail(ExitCode::usage, "--prefix has {} lengths, --lengths {}", o.prefix.size(),
-         o.lengths.size());
-  int64_t queries = 0, keys = 0;
-  for (size_t i = 0; i < o.lengths.size(); ++i) {
-    const int64_t length = o.lengths[i];
-    const int64_t prefix = o.prefix[o.prefix.size() == 1 ? 0 : i];
-    if (length < 1 || prefix < 0)
-      fail(ExitCode::usage, "length {} with prefix {}: lengths are at least 1", length, prefix);
-    b.items.push_back({static_cast<int>(i), queries, length, prefix, prefix + length});
-    queries += length;
-    keys += prefix + length;
-    const auto t = static_cast<double>(length), p = static_cast<double>(prefix);
-    const double area = b.causal ? t * p + t * (t + 1) / 2 : t * (p + t);
-    b.flops += 4 * static_cast<double>(b.heads * b.dim) * area;
-  }
-  std::mt19937_64 rng(20260);
-  b.q = Tensor(b.dtype, {queries, b.heads, b.dim});
-  b.k = Tensor(b.dtype, {keys, b.kv_heads, b.dim});
-  b.v = Tensor(b.dtype, {keys, b.kv_heads, b.dim});
-  b.out = Tensor(accumulator_dtype(b.dtype), {queries, b.heads, b.dim});
-  b.lse = Tensor(accumulator_dtype(b.dtype), {queries, b.heads});
-  for (Tensor* t : {&b.q, &b.k, &b.v}) fill_random(*t, rng);
-  int64_t row = 0;
-  for (const WorkItem& w : b.items) {
-    const int64_t stride = b.kv_heads * b.dim;
-    b.kv.push_back({{0, w.kv_length, b.k.view().row_range(row, w.kv_length).data,
-                     b.v.view().row_range(row, w.kv_length).data, stride, stride}});
-    row += w.kv_length;
-  }
-  return b;
-}
-
-// Largest |difference| to the reference over a sample of rows, over the sample's RMS.
-double sampled_error(Batch& b, ThreadPool& pool) {
-  constexpr int64_t kRows = 24;
-  AttentionArgs args = b.args();
-  std::vector<WorkItem> sample;
-  std::mt19937_64 rng(7);
-  for (int64_t i = 0; i < kRows; ++i) {
-    const WorkItem& w = b.items[rng() % b.items.size()];
-    // The first and last rows, where masks go wrong first, then any.
-    const int64_t at = i == 0   ? 0
-                       : i == 1 ? w.q_length - 1
-                                : static_cast<int64_t>(rng() % static_cast<uint64_t>(w.q_length));
-    const bool twice = std::any_of(sample.begin(), sample.end(),
-                                   [&](const WorkItem& s) { return s.q_row == w.q_row + at; });
-    if (twice) continue;
-    sample.push_back({w.sequence, w.q_row + at, 1, w.q_position + at,
-                      b.causal ? w.q_position + at + 1 : w.kv_length});
-  }
-  Tensor out(b.out.dtype(), b.out.shape()), lse(b.lse.dtype(), b.lse.shape());
-  args.items = sample;
-  args.out = out;
-  args.lse = lse;
-  const auto reference = attention::make_reference_backend();
-  reference->prepare({b.dtype, b.dim, b.dim, b.causal, false}, pool.num_threads());
-  reference->run(args, pool);
-  double most = 0, squares = 0, count = 0;
-  dispatch_float(b.out.dtype(), [&](auto t) {
-    using T = decltype(t);
-    for (const WorkItem& w : sample)
-      for (int64_t j = w.q_row * b.heads * b.dim; j < (w.q_row + 1) * b.heads * b.dim; ++j) {
-        if constexpr (!std::is_same_v<T, bf16>) {
-          const double want = out.as<T>()[j];
-          const double off = std::abs(want - b.out.as<T>()[j]);
-          most = off > most || std::isnan(off) ? off : most;
-          squares += want * want;
-          count += 1;
-        }
-      }
-  });
-  return most / std::sqrt(squares / count);
-}
-
-double process_cpu_seconds() {
-  return static_cast<double>(std::clock()) / static_cast<double>(CLOCKS_PER_SEC);
-}
-
-ops::MachinePeak better(const ops::MachinePeak& a, const ops::MachinePeak& b) {
-  return {std::max(a.f32_fma_flops, b.f32_fma_flops), std::max(a.bf16_dot_flops, b.bf16_dot_flops)};
-}
-
-struct Figures {
-  std::string_view backend;
-  ops::MachinePeak peak;
-  double ceiling = 0;  // FLOP/s of the dtype
-  Timing wall;
-  // CPU time over threads and wall time. Below 1 the machine gave its cores to others, or threads
-  // waited for each other: the ratio is then no measure of the kernel.
-  double busy = 0;
-  double error = 0;
-  double ratio(const Batch& b) const { return b.flops / wall.median / ceiling; }
-};
-
-void print_table(const Options& o, const Batch& b, const Figures& f) {
-  const ops::MachinePeak& peak = f.peak;
-  fmt::print("# longhaul bench attention: backend {}, {}, heads {}, head dim {}, {}, {} thread{}\n",
-             f.backend, o.dtype, o.heads, o.head_dim, b.causal ? "causal" : "not causal", o.threads,
-             o.threads == 1 ? "" : "s");
-  fmt::print("# instruction set {}; ceilings measured before, between and after the repetitions:\n",
-             ops::cpu_isa_name());
-  fmt::print("#   float32 multiply-add {:8.1f} GFLOP/s\n", peak.f32_fma_flops / 1e9);
-  if (peak.bf16_dot_flops > 0)
-    fmt::print("#   bf16 dot product     {:8.1f} GFLOP/s\n", peak.bf16_dot_flops / 1e9);
-  else
-    fmt::print("#   bf16 dot product     not on this CPU\n");
-  fmt::print(
-      "# flops counted over the exact causal area; error: largest difference to the reference "
-      "backend over its RMS, sampled rows\n");
-  fmt::print("#{:>9} {:>10} {:>10} {:>10} {:>10} {:>9} {:>7} {:>6} {:>10}\n", "tokens", "keys",
-             "median ms", "min ms", "max ms", "GFLOP/s", "ratio", "busy", "error");
-  fmt::print("{:>10} {:>10} {:>10.2f} {:>10.2f} {:>10.2f} {:>9.1f} {:>7.3f} {:>6.2f} {:>10.2e}\n",
-             b.q.rows(), b.k.rows(), f.wall.median * 1e3, f.wall.min * 1e3, f.wall.max * 1e3,
-             b.flops / f.wall.median / 1e9, f.ratio(b), f.busy, f.error);
-  if (f.busy < 0.95)
-    fmt::print(
-        "# the threads had their cores for {:.0f} % of the time: per CPU time the ratio is "
-        "{:.3f}\n",
-        f.busy * 100, f.ratio(b) / f.busy);
-}
-
-void print_json(const Options& o, const Batch& b, const Figures& f) {
-  nlohmann::ordered_json j;
-  j["bench"] = "attention";
-  j["backend"] = f.backend;
-  j["dtype"] = o.dtype;
-  j["heads"] = b.heads;
-  j["kv_heads"] = b.kv_heads;
-  j["head_dim"] = b.dim;
-  j["causal"] = b.causal;
-  j["threads"] = o.threads;
-  j["lengths"] = o.lengths;
-  j["prefix"] = o.prefix;
-  j["peak_f32_gflops"] = f.peak.f32_fma_flops / 1e9;
-  j["peak_bf16_gflops"] = f.peak.bf16_dot_flops / 1e9;
-  j["median_ms"] = f.wall.median * 1e3;
-  j["min_ms"] = f.wall.min * 1e3;
-  j["max_ms"] = f.wall.max * 1e3;
-  j["gflops"] = b.flops / f.wall.median / 1e9;
-  j["ratio"] = f.ratio(b);
-  j["busy"] = f.busy;
-  j["error"] = f.error;
-  fmt::print("{}\n", j.dump());
-}
-
-int run(const Options& o) {
-  Batch b = make_batch(o);
-  const AttentionDesc desc{b.dtype, b.dim, b.dim, b.causal, false};
-  const attention::BackendChoice choice = attention::select_backend(desc, o.backend);
-  ThreadPool pool(o.threads);
-  choice.backend->prepare(desc, o.threads);
-  choice.backend->run(b.args(), pool);  // kernels are generated, memory is touched
-  ops::MachinePeak peak = ops::measure_machine_peak(o.threads, 0.2);
-  std::vector<double> seconds, cpu_seconds;
-  for (int i = 0; i < o.repeat; ++i) {
-    const double cpu_begin = process_cpu_seconds();
-    const auto begin = std::chrono::steady_clock::now();
-    choice.backend->run(b.args(), pool);
-    seconds.push_back(
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
-    cpu_seconds.push_back(process_cpu_seconds() - cpu_begin);
-    peak = better(peak, ops::measure_machine_peak(o.threads, 0.1));
-  }
-  const bool on_bf16 = b.dtype == DType::bf16 && peak.bf16_dot_flops > 0;
-  const double ceiling = on_bf16 ? peak.bf16_dot_flops : peak.f32_fma_flops;
-  const Timing wall = summarise(seconds);
-  const Figures figures{choice.backend->name(),
-                        peak,
-                        ceiling,
-                        wall,
-                        summarise(cpu_seconds).median / wall.median / o.threads,
-                        sampled_error(b, pool)};
-  (o.json ? print_json : print_table)(o, b, figures);
-  // bf16 rounds P (2^-9) and sums over many keys; an order of magnitude above what is seen.
-  const double allowed = b.dtype == DType::bf16 ? 0.1 : b.dtype == DType::f32 ? 1e-4 : 1e-11;
-  return static_cast<int>(figures.error <= allowed ? ExitCode::good : ExitCode::different);
+  if (session.size() > 1)
+    fail(ExitCode::usage,
+         "bench attention: CPU backends are measured on one rank; {} were started (bench prefill "
+         "measures ranks)",
+         session.size());
+  if (!bench.share.empty() || bench.pace != "full")
+    fail(ExitCode::usage, "{}: for GPUs only; leave it away, or give --backend cuda",
+         bench.share.empty() ? "--rested" : "--share");
+  return bench_attention_cpu(bench, std::string(choice.backend->name()));
 }
 
 }  // namespace
 
+std::vector<layout::SequenceExtent> AttentionBench::extents() const {
+  if (prefix.size() != 1 && prefix.size() != lengths.size())
+    fail(ExitCode::usage, "--prefix has {} lengths, --lengths {}", prefix.size(), lengths.size());
+  std::vector<layout::SequenceExtent> result;
+  for (size_t i = 0; i < lengths.size(); ++i)
+    result.push_back({prefix[prefix.size() == 1 ? 0 : i], lengths[i]});
+  return result;
+}
+
+AttentionBench::Share AttentionBench::share_of() const {
+  if (share.empty()) return {};
+  const size_t slash = share.find('/');
+  Share s;
+  try {
+    if (slash == std::string::npos) throw std::invalid_argument(share);
+    s = {std::stoi(share.substr(0, slash)), std::stoi(share.substr(slash + 1))};
+  } catch (const std::exception&) {
+    fail(ExitCode::usage, "--share '{}': give RANK/RANKS, for example 1/4", share);
+  }
+  if (s.rank < 0 || s.rank >= s.ranks || s.ranks > 4096)
+    fail(ExitCode::usage, "--share {}: ranks are counted from 0, so give 0/{} to {}/{}", share,
+         s.ranks, s.ranks - 1, s.ranks);
+  return s;
+}
+
 Action add_bench_attention(CLI::App& app) {
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<AttentionBench>();
   app.add_option("--backend", o->backend, "backend to measure (default: as a run would choose)");
-  app.add_option("--dtype", o->dtype, "f32, bf16 or f64")->capture_default_str();
+  app.add_option("--dtype", o->dtype, "f32, bf16 or f64")
+      ->check(compute_dtype())
+      ->capture_default_str();
   app.add_option("--heads", o->heads, "query heads / KV heads")->capture_default_str();
   app.add_option("--head-dim", o->head_dim, "elements a head")
-      ->check(CLI::Range(1, 4096))
+      ->check(whole_number(1, 4096))
       ->capture_default_str();
-  app.add_option("--lengths", o->lengths, "new tokens of each sequence")
+  app.add_option("--lengths", o->lengths, "new tokens of each sequence, comma separated")
       ->delimiter(',')
+      ->check(whole_number(1, kMostTokens))
       ->capture_default_str();
   app.add_option("--prefix", o->prefix, "cached tokens of each sequence, or one for all")
       ->delimiter(',')
+      ->check(whole_number(0, kMostTokens))
       ->capture_default_str();
-  app.add_option("--threads", o->threads, "threads")
-      ->check(CLI::Range(1, 1024))
+  app.add_option("--layout", o->layout, "who computes what: zigzag, balanced or contiguous")
       ->capture_default_str();
-  app.add_option("--repeat", o->repeat, "repetitions")
-      ->check(CLI::Range(1, 100000))
+  app.add_option("--share", o->share, "GPU: the work of rank R of N alone, no exchange, e.g. 1/4");
+  app.add_option("--exchange", o->exchange, "how GPUs exchange KV: auto, peer, nccl, staged")
+      ->check(CLI::IsMember({"auto", "peer", "nccl", "staged"}))
       ->capture_default_str();
-  app.add_flag("--no-causal", o->no_causal, "attend all keys");
+  app.add_option("--pace", o->pace,
+                 "GPU: full (calls back to back, at the power limit), rested (single calls after "
+                 "pauses) or both")
+      ->check(CLI::IsMember({"full", "rested", "both"}))
+      ->capture_default_str();
+  app.add_flag_callback(
+      "--rested", [o] { o->pace = "rested"; }, "short for --pace rested");
+  app.add_option("--threads", o->threads, "CPU: threads")
+      ->check(whole_number(1, kMostThreads))
+      ->capture_default_str();
+  app.add_option("--repeat", o->repeat, "repetitions (default: 5; GPU: 3 turns of about 150 ms)")
+      ->check(whole_number(1, kMostRepeats));
+  app.add_option("--timeout", o->timeout, "seconds without a sign of life of a rank")
+      ->check(timeout_seconds())
+      ->capture_default_str();
+  app.add_flag("--not-causal,--no-causal", o->not_causal, "attend all keys");
   app.add_flag("--json", o->json, "one JSON object instead of the table");
-  return [o] { return run(*o); };
+  return [o] {
+    parse_heads(o->heads);  // before MPI starts
+    o->extents();
+    o->share_of();
+    layout::parse_layout(o->layout);
+    comm::SessionOptions session_options;
+    session_options.timeout_seconds = o->timeout;
+    comm::MpiSession session(nullptr, nullptr, session_options);
+    init_log(session.rank(), session.size());
+    return comm::run_guarded(session, [&] { return bench_attention(*o, session); });
+  };
 }
 
 }  // namespace longhaul::apps

@@ -243,8 +243,9 @@ int bench_linear(const Options& o) {
                                      {"peak_f32_gflops", peak.f32_fma_flops / 1e9},
                                      {"peak_bf16_gflops", peak.bf16_dot_flops / 1e9},
                                      {"results", std::move(results)}};
-    std::printf("%s\n", document.dump(2).c_str());
+    print_results(document.dump(2) + "\n");
   }
+  print_results("");  // whether stdout took all of it
   if (!right) std::fprintf(stderr, "longhaul: bench linear: a result is outside its error bound\n");
   return static_cast<int>(right ? ExitCode::good : ExitCode::different);
 }
@@ -254,15 +255,16 @@ int bench_linear(const Options& o) {
 Action add_bench_linear(CLI::App& app) {
   auto options = std::make_shared<Options>();
   app.add_option("--in", options->in, "input features (default: layers of Qwen3 models)")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
+      ->check(whole_number(1, int64_t{1} << 24));
   app.add_option("--out", options->out, "output features")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
+      ->check(whole_number(1, int64_t{1} << 24));
   app.add_option("--rows", options->rows, "tokens, one or more counts")
       ->delimiter(',')
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
+      ->check(whole_number(1, int64_t{1} << 24));
   app.add_option("--dtype", options->dtype, "f32, bf16 or f64 (default: f32 and bf16)")
-      ->check(CLI::IsMember({"f32", "bf16", "f64"}));
-  app.add_option("--threads", options->threads, "threads (default 1)")->check(CLI::Range(1, 1024));
+      ->check(compute_dtype());
+  app.add_option("--threads", options->threads, "threads (default 1)")
+      ->check(whole_number(1, kMostThreads));
   app.add_flag("--json", options->json, "one JSON document instead of the table");
   return [options] { return bench_linear(*options); };
 }

@@ -1,17 +1,17 @@
 // longhaul bench prefill: whole prefills on 1, 2, ... of the ranks it was started with, in turn, so
 // that the speed-up is a ratio within one run.
 
+#include "apps/bench_prefill.h"
+
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstdio>
-#include <filesystem>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <random>
+#include <span>
 #include <vector>
 
-#include "apps/bench.h"
+#include "apps/gpu.h"
 #include "attention/registry.h"
 #include "comm/affinity.h"
 #include "comm/mpi_session.h"
@@ -19,43 +19,24 @@
 #include "runtime/io/checkpoint.h"
 #include "runtime/model/engine.h"
 #include "runtime/model/make_executor.h"
+#if LONGHAUL_HAS_CUDA
+#include "runtime/core/cuda/check.h"
+#endif
 
 namespace longhaul::apps {
 namespace {
 
-struct Options {
-  std::filesystem::path model;
-  std::vector<int64_t> lengths = {16384};
-  std::vector<int> ranks;  // empty: powers of two up to all, and all
-  int threads = 1;
-  int repeat = 3;
-  int64_t chunk = 0;
-  std::string dtype, layout = "balanced", backend, load_format = "auto", exchange = "auto";
-  double timeout_seconds = 60;
-  bool json = false;
+// A first run longer than this is no warm-up: what it warms is nothing beside it.
+constexpr double kLongRunSeconds = 5;
 
-  int64_t num_tokens() const {
-    int64_t n = 0;
-    for (int64_t l : lengths) n += l;
-    return n;
-  }
-};
+using Options = PrefillBench;
 
-// One rank count's runs; filled on the ranks that took part.
-struct Series {
-  int ranks = 1;
-  std::unique_ptr<comm::Communicator> comm;  // null on ranks that sit out
-  std::vector<double> seconds;               // TTFT, the slowest rank's
-  double attention = 0, exposed = 0;         // seconds of the last run, the worst rank's
-  layout::Imbalance imbalance;
-  std::vector<std::vector<int32_t>> tokens;
-};
-
-std::vector<std::vector<int32_t>> random_prompts(const Options& o, int64_t vocab_size) {
+std::vector<std::vector<int32_t>> random_prompts(const std::vector<int64_t>& lengths,
+                                                 int64_t vocab_size) {
   std::mt19937 rng(20261120);
   std::uniform_int_distribution<int32_t> token(0, static_cast<int32_t>(vocab_size - 1));
   std::vector<std::vector<int32_t>> prompts;
-  for (int64_t length : o.lengths) {
+  for (int64_t length : lengths) {
     std::vector<int32_t> p(static_cast<size_t>(length));
     for (int32_t& t : p) t = token(rng);
     prompts.push_back(std::move(p));
@@ -63,27 +44,20 @@ std::vector<std::vector<int32_t>> random_prompts(const Options& o, int64_t vocab
   return prompts;
 }
 
-std::vector<Series> make_series(const Options& o, comm::MpiSession& session) {
+std::vector<int> rank_counts(const Options& o, int all) {
   std::vector<int> counts = o.ranks;
-  const int all = session.size();
   if (counts.empty()) {
     for (int n = 1; n < all; n *= 2) counts.push_back(n);
     counts.push_back(all);
   }
-  std::vector<Series> series;
-  for (int n : counts) {
-    if (n < 1 || n > all)
+  for (int n : counts)
+    if (n > all)
       fail(ExitCode::usage, "--ranks {}: started with {} ranks; mpirun -n {} starts more", n, all,
            n);
-    Series s;
-    s.ranks = n;
-    s.comm = session.split(session.rank() < n ? 0 : -1, session.rank());
-    series.push_back(std::move(s));
-  }
-  return series;
+  return counts;
 }
 
-void run_once(Series& s, const Options& o, model::Executor& executor, Progress& progress,
+void run_once(PrefillSeries& s, const Options& o, model::Executor& executor, Progress& progress,
               const std::vector<std::vector<int32_t>>& prompts) {
   model::EngineOptions options;
   options.layout = layout::parse_layout(o.layout);
@@ -93,56 +67,58 @@ void run_once(Series& s, const Options& o, model::Executor& executor, Progress& 
   s.comm->barrier({"bench start"});
   const model::RunResult r = engine.run(prompts, nullptr, [](const model::StepReport&) {});
   double worst[3] = {r.ttft_seconds, r.prefill_times.attention, r.prefill_times.exchange_exposed};
+  double flops = r.prefill_flops.total();
   s.comm->all_reduce(worst, 3, DType::f64, comm::ReduceOp::max, {"bench figures"});
+  s.comm->all_reduce(&flops, 1, DType::f64, comm::ReduceOp::sum, {"bench figures"});
   s.seconds.push_back(worst[0]);
+  s.flops = flops / s.ranks;
   s.attention = worst[1];
   s.exposed = worst[2];
   s.imbalance = r.prefill_imbalance;
   s.tokens = r.generated;
 }
 
-void print_table(const Options& o, const std::vector<Series>& series) {
-  const auto tokens = static_cast<double>(o.num_tokens());
-  fmt::print(
-      "# prefill of {} prompts, {} tokens, {} thread(s) a rank, {}, layout {}; {} runs each, "
-      "in turn\n",
-      o.lengths.size(), o.num_tokens(), o.threads, o.dtype, o.layout, o.repeat);
-  fmt::print("{:>6} {:>10} {:>10} {:>10} {:>11} {:>9} {:>13} {:>12} {:>10} {:>7}\n", "ranks",
-             "median ms", "min ms", "max ms", "tokens/s", "speed-up", "attention ms", "exposed ms",
-             "area imb.", "same?");
-  const double one = summarise(series.front().seconds).median;
-  for (const Series& s : series) {
-    const Timing t = summarise(s.seconds);
-    fmt::print(
-        "{:>6} {:>10.1f} {:>10.1f} {:>10.1f} {:>11.0f} {:>9.2f} {:>13.1f} {:>12.1f} {:>10.4f} "
-        "{:>7}\n",
-        s.ranks, 1e3 * t.median, 1e3 * t.min, 1e3 * t.max, tokens / t.median, one / t.median,
-        1e3 * s.attention, 1e3 * s.exposed, s.imbalance.area,
-        s.tokens == series.front().tokens ? "yes" : "NO");
-  }
+// Bytes that the calling thread's GPU has in use, by whomever.
+double device_bytes_in_use() {
+#if LONGHAUL_HAS_CUDA
+  size_t free = 0, total = 0;
+  LH_CUDA(cudaMemGetInfo(&free, &total));
+  return static_cast<double>(total - free);
+#else
+  return 0;
+#endif
 }
 
-void print_json(const Options& o, const std::vector<Series>& series) {
-  nlohmann::ordered_json j;
-  j["bench"] = "prefill";
-  j["lengths"] = o.lengths;
-  j["threads"] = o.threads;
-  j["dtype"] = o.dtype;
-  j["layout"] = o.layout;
-  for (const Series& s : series) {
-    const Timing t = summarise(s.seconds);
-    j["results"].push_back({{"ranks", s.ranks},
-                            {"median_ms", 1e3 * t.median},
-                            {"min_ms", 1e3 * t.min},
-                            {"max_ms", 1e3 * t.max},
-                            {"tokens_per_s", static_cast<double>(o.num_tokens()) / t.median},
-                            {"speed_up", summarise(series.front().seconds).median / t.median},
-                            {"attention_ms", 1e3 * s.attention},
-                            {"exchange_exposed_ms", 1e3 * s.exposed},
-                            {"area_imbalance", s.imbalance.area},
-                            {"same_tokens", s.tokens == series.front().tokens}});
-  }
-  fmt::print("{}\n", j.dump(2));
+// The same on all ranks: after the warm-up, up to --repeat runs within --seconds, and one at least.
+bool again(const Options& o, PrefillSeries& s, double spent) {
+  if (s.seconds.empty()) return true;
+  double enough = static_cast<int>(s.seconds.size()) >= o.repeat ||
+                  (o.seconds > 0 && spent + s.seconds.back() > o.seconds);
+  s.comm->broadcast(&enough, sizeof enough, 0, {"bench turn"});
+  return enough == 0;
+}
+
+// All series of one batch, in turn.
+void run_batch(std::span<PrefillSeries> series, const Options& o, model::Executor& executor,
+               comm::MpiSession& session) {
+  const auto prompts = random_prompts(series.front().lengths, executor.config().vocab_size);
+  std::vector<double> spent(series.size(), 0);
+  for (int i = 0; i <= o.repeat; ++i)
+    for (size_t k = 0; k < series.size(); ++k) {
+      PrefillSeries& s = series[k];
+      session.world().barrier({"bench turn"});
+      if (s.comm == nullptr) continue;
+      if (i == 0) {
+        int64_t tokens = 0;
+        for (int64_t l : s.lengths) tokens += l;
+        executor.prepare(*s.comm, (o.chunk > 0 ? std::min(tokens, o.chunk) : tokens) / s.ranks);
+      } else if (!again(o, s, spent[k])) {
+        continue;
+      }
+      run_once(s, o, executor, session.progress(), prompts);
+      spent[k] += s.seconds.back();
+      if (i == 0 && s.seconds.back() < kLongRunSeconds) s.seconds.clear();
+    }
 }
 
 int bench_ranks(Options o, comm::MpiSession& session) {
@@ -164,27 +140,44 @@ int bench_ranks(Options o, comm::MpiSession& session) {
   const attention::AttentionDesc desc = desc_for(choice.backend->device());
   o.dtype = dtype_name(desc.dtype);
   choice.backend->prepare(desc, o.threads);
+  if (choice.backend->device() == DeviceKind::cuda) open_gpu(session);
   progress.phase = "load";
   model::ExecutorOptions options;
   options.exchange = o.exchange;
-  const auto executor = model::make_executor(config, *checkpoint, desc.dtype, *choice.backend, pool,
-                                             progress, options);
-  const auto prompts = random_prompts(o, config.vocab_size);
-  std::vector<Series> series = make_series(o, session);
+  auto executor = model::make_executor(config, *checkpoint, desc.dtype, *choice.backend, pool,
+                                       progress, options);
+  std::vector<std::unique_ptr<comm::Communicator>> comms;
+  const std::vector<int> counts = rank_counts(o, session.size());
+  for (int n : counts) comms.push_back(session.split(session.rank() < n ? 0 : -1, session.rank()));
+  std::vector<PrefillSeries> series;
   progress.phase = "bench";
-  for (int i = -1; i < o.repeat; ++i)  // the first round warms up
-    for (Series& s : series) {
-      session.world().barrier({"bench turn"});
-      if (s.comm) run_once(s, o, *executor, progress, prompts);
-      if (i < 0) s.seconds.clear();
+  double memory = 0;
+  for (const std::vector<int64_t>& lengths : o.batches()) {
+    const size_t begin = series.size();
+    for (size_t k = 0; k < counts.size(); ++k) {
+      PrefillSeries s;
+      s.ranks = counts[k];
+      s.lengths = lengths;
+      s.comm = comms[k].get();
+      series.push_back(std::move(s));
     }
+    run_batch(std::span(series).subspan(begin), o, *executor, session);
+    if (choice.backend->device() == DeviceKind::cuda)
+      memory = std::max(memory, device_bytes_in_use());
+  }
+  PrefillMachine machine;
+  machine.device = executor->device_name();
+  double figures[2] = {executor->matmul_ceiling(), memory * 1e-9};
+  session.world().all_reduce(&figures[0], 1, DType::f64, comm::ReduceOp::sum, {"bench figures"});
+  session.world().all_reduce(&figures[1], 1, DType::f64, comm::ReduceOp::max, {"bench figures"});
+  machine.matmul = figures[0] / session.size();
+  machine.memory_gb = figures[1];
   bool same = true;
   if (session.rank() == 0) {
-    o.json ? print_json(o, series) : print_table(o, series);
-    std::fflush(stdout);
-    for (const Series& s : series) same = same && s.tokens == series.front().tokens;
+    print_results(o.json ? prefill_json(o, series, machine) : prefill_table(o, series, machine));
+    for (const PrefillSeries& s : series) same = same && s.tokens == first_of(series, s).tokens;
   }
-  for (Series& s : series) s.comm.reset();
+  executor.reset();  // before the communicators that it exchanges through
   return static_cast<int>(same ? ExitCode::good : ExitCode::different);
 }
 
@@ -195,24 +188,33 @@ Action add_bench_prefill(CLI::App& app) {
   app.add_option("--model", o->model, "folder with config.json and the weights")->required();
   app.add_option("--lengths", o->lengths, "tokens of each prompt, comma separated")
       ->delimiter(',')
-      ->check(CLI::PositiveNumber);
+      ->check(whole_number(1, kMostTokens));
+  app.add_flag("--each", o->each, "each length for itself, not all in one batch");
   app.add_option("--ranks", o->ranks, "rank counts to compare, e.g. 1,2 (default: 1, 2, 4 ... all)")
-      ->delimiter(',');
-  app.add_option("--threads", o->threads, "threads a rank")->check(CLI::PositiveNumber);
-  app.add_option("--repeat", o->repeat, "runs of each rank count")->check(CLI::PositiveNumber);
-  app.add_option("--chunk", o->chunk, "new tokens a step (0: all)")->check(CLI::NonNegativeNumber);
-  app.add_option("--dtype", o->dtype, "f32, bf16 or f64 (default: the device's)");
+      ->delimiter(',')
+      ->check(whole_number(1, 1 << 20));
+  app.add_option("--threads", o->threads, "threads a rank")->check(whole_number(1, kMostThreads));
+  app.add_option("--repeat", o->repeat, "most runs of each rank count")
+      ->check(whole_number(1, kMostRepeats));
+  app.add_option("--seconds", o->seconds, "no further run once one would pass this (0: no limit)")
+      ->check(whole_number(0, 1 << 20));
+  app.add_option("--chunk", o->chunk, "new tokens a step (0: all)")
+      ->check(whole_number(0, kMostTokens));
+  app.add_option("--dtype", o->dtype, "f32, bf16 or f64 (default: the device's)")
+      ->check(compute_dtype());
   app.add_option("--exchange", o->exchange, "how GPUs exchange KV: auto, peer, nccl, staged")
       ->check(CLI::IsMember({"auto", "peer", "nccl", "staged"}));
   app.add_option("--layout", o->layout, "balanced, zigzag or contiguous");
   app.add_option("--backend", o->backend, "attention backend");
   app.add_option("--load-format", o->load_format, "auto, or random for seeded weights")
       ->check(CLI::IsMember({"auto", "random"}));
-  app.add_option("--timeout", o->timeout_seconds, "seconds without a sign of life of a rank");
+  app.add_option("--timeout", o->timeout, "seconds without a sign of life of a rank")
+      ->check(timeout_seconds());
   app.add_flag("--json", o->json, "JSON instead of a table");
   return [o] {
+    layout::parse_layout(o->layout);
     comm::SessionOptions session_options;
-    session_options.timeout_seconds = o->timeout_seconds;
+    session_options.timeout_seconds = o->timeout;
     comm::MpiSession session(nullptr, nullptr, session_options);
     init_log(session.rank(), session.size());
     return comm::run_guarded(session, [&] { return bench_ranks(*o, session); });

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "apps/command.h"
+#include "apps/gpu.h"
 #include "attention/registry.h"
 #include "comm/affinity.h"
 #include "comm/mpi_session.h"
@@ -50,15 +51,18 @@ int info(bool json, comm::MpiSession& session) {
   const comm::CoreShares shares = comm::gather_core_shares(session);
   const std::vector<RankPlace> places = gather_places(session, shares);
   if (session.rank() != 0) return 0;
+  const GpuInfo gpu = gpu_info();
   nlohmann::ordered_json j;
   j["version"] = LONGHAUL_VERSION;
   j["compiler"] = kCompiler;
   j["features"] = {
-      {"mpi", true}, {"hdf5", true}, {"onednn", true}, {"cuda", false}, {"nccl", false}};
+      {"mpi", true}, {"hdf5", true}, {"onednn", true}, {"cuda", gpu.built_in}, {"nccl", gpu.nccl}};
   j["libraries"] = {{"mpi", comm::mpi_library_version()},
                     {"hdf5", io::hdf5_library_version()},
                     {"onednn", ops::onednn_library_version()}};
   j["cpu"] = {{"kernels", ops::cpu_isa_name()}, {"bf16_dot_product", ops::cpu_has_bf16_dot()}};
+  if (gpu.built_in) j["libraries"]["cuda"] = gpu.cuda_version;
+  j["gpus"] = gpu.devices;
   for (std::string_view name : attention::backend_names()) j["attention_backends"].push_back(name);
   for (const RankPlace& p : places)
     j["ranks"].push_back(
@@ -71,7 +75,10 @@ int info(bool json, comm::MpiSession& session) {
     return 0;
   }
   fmt::print("longhaul {}\n", LONGHAUL_VERSION);
-  fmt::print("  built with   {}; CPU ranks over MPI; no CUDA, no NCCL in this build\n", kCompiler);
+  fmt::print("  built with   {}; {}\n", kCompiler,
+             !gpu.built_in ? "CPU ranks over MPI; no CUDA, no NCCL in this build"
+                           : fmt::format("CUDA {}, {}", gpu.cuda_version,
+                                         gpu.nccl ? "NCCL" : "no NCCL in this build"));
   fmt::print("  MPI          {}\n", comm::mpi_library_version());
   fmt::print("  HDF5         {}\n  oneDNN       {}\n", io::hdf5_library_version(),
              ops::onednn_library_version());
@@ -79,7 +86,8 @@ int info(bool json, comm::MpiSession& session) {
              ops::cpu_has_bf16_dot() ? ", bf16 dot product" : ", no bf16 dot product");
   fmt::print("  attention    {} (in order of priority)\n",
              fmt::join(attention::backend_names(), ", "));
-  fmt::print("  devices      no GPU backend in this build\n");
+  if (gpu.devices.empty()) fmt::print("  GPUs         {}\n", gpu.why_none);
+  for (const std::string& d : gpu.devices) fmt::print("  GPU          {}\n", d);
   for (size_t r = 0; r < places.size(); ++r)
     fmt::print("  rank {:<4}    {}: may run on {} core{}, takes {} thread{} by default\n", r,
                places[r].host, places[r].cores, places[r].cores == 1 ? "" : "s",

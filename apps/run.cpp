@@ -12,6 +12,7 @@
 
 #include "apps/agreement.h"
 #include "apps/command.h"
+#include "apps/gpu.h"
 #include "apps/progress_line.h"
 #include "apps/run_dump.h"
 #include "apps/run_inputs.h"
@@ -29,6 +30,14 @@
 
 namespace longhaul::apps {
 namespace {
+
+// About how many new tokens a rank has in a prefill step.
+int64_t rows_of_a_step(const RunInputs& inputs, const RunOptions& o,
+                       const layout::ProcessGrid& grid) {
+  int64_t tokens = 0;
+  for (const io::Prompt& p : inputs.prompts) tokens += static_cast<int64_t>(p.tokens.size());
+  return (o.chunk > 0 ? std::min(tokens, o.chunk) : tokens) / grid.cp;
+}
 
 int run_ranks(const RunOptions& o, comm::MpiSession& session) {
   const auto start = std::chrono::steady_clock::now();
@@ -59,6 +68,7 @@ int run_ranks(const RunOptions& o, comm::MpiSession& session) {
     spdlog::warn("{}", w);
   ThreadPool pool(threads, &progress);
   choice.backend->prepare(desc, threads);
+  if (choice.backend->device() == DeviceKind::cuda) open_gpu(session);
 
   progress.phase = "load";
   RunSummary summary;
@@ -71,6 +81,7 @@ int run_ranks(const RunOptions& o, comm::MpiSession& session) {
   RunDump dump(o, inputs, grid, choice.backend->name(), world, progress);
   model::Engine engine(world, *executor, progress,
                        {o.layout_kind, o.chunk, o.generate, o.stop_at_eos});
+  executor->prepare(world, rows_of_a_step(inputs, o, grid));
   Trace trace;
   int64_t clock_offset = 0;
   if (!o.trace.empty()) {

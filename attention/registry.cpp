@@ -5,6 +5,9 @@
 
 #include "attention/backends/cpu.h"
 #include "attention/backends/reference.h"
+#if LONGHAUL_HAS_CUDA
+#include "attention/backends/cuda/cuda_backend.h"
+#endif
 #include "runtime/core/suggest.h"
 
 namespace longhaul::attention {
@@ -17,7 +20,11 @@ struct Candidate {
 };
 
 constexpr std::array<Candidate, 4> kCandidates = {{
+#if LONGHAUL_HAS_CUDA
+    {"cuda", make_cuda_backend},
+#else
     {"cuda", nullptr},
+#endif
     {"cudnn", nullptr},
     {"cpu", make_cpu_backend},
     {"reference", make_reference_backend},

@@ -56,15 +56,15 @@ endfunction()
 
 # longhaul_cuda_library(name ARCHITECTURES ... SOURCES ... LINK ...): one box of the architecture with
 # kernels in it (.cu and .cpp). The C++ sources get the project's warnings, the kernels nvcc's own.
-# Kernels keep to C++17: CMake 3.25 does not know that nvcc speaks C++20, and fmt 9 is not for nvcc in
-# C++20. Headers that kernels include do likewise.
+# fmt 9 takes nvcc for a compiler without constexpr, and then cannot check its format strings.
 function(longhaul_cuda_library name)
   cmake_parse_arguments(A "" "" "ARCHITECTURES;SOURCES;LINK;PRIVATE_LINK" ${ARGN})
   add_library(${name} STATIC ${A_SOURCES})
-  set_target_properties(${name} PROPERTIES
-    CUDA_ARCHITECTURES "${A_ARCHITECTURES}" CUDA_STANDARD 17 CUDA_STANDARD_REQUIRED ON)
+  set_target_properties(${name} PROPERTIES 
+    CUDA_ARCHITECTURES "${A_ARCHITECTURES}" CUDA_STANDARD 20 CUDA_STANDARD_REQUIRED ON)
   target_include_directories(${name} PUBLIC ${PROJECT_SOURCE_DIR})
   target_link_libraries(${name} PUBLIC ${A_LINK} PRIVATE ${A_PRIVATE_LINK})
+  target_compile_definitions(${name} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:FMT_USE_CONSTEXPR=1>)
   target_compile_options(${name} PRIVATE
     "$<$<COMPILE_LANGUAGE:CXX>:$<TARGET_PROPERTY:longhaul_flags,INTERFACE_COMPILE_OPTIONS>>")
 endfunction()

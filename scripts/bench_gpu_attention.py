@@ -20,25 +20,29 @@ class Library:
         self.name, _, path = spec.rpartition("=")
         self.name = self.name or "ours"
         self.lib = ctypes.CDLL(path)
-        self.lib.longhaul_plan.restype = I64
+        self.lib.longhaul_plan.restype = ctypes.c_void_p
 
-    def prepare(self, q, k, v, items):
-        """q [T,H,D], k [S,Hk,D], v [S,Hk,Dv]; returns (call, out, lse)."""
+    def prepare(self, q, k, v, items, options=(0, False), pages=None):
+        """q [T,H,D], k [S,Hk,D], v [S,Hk,Dv]; options: page size, deterministic; pages: the page table.
+        Returns (call, out, lse)."""
         shape = (ctypes.c_int * 4)(q.shape[2], v.shape[2], q.shape[1], k.shape[1])
-        flat = (I64 * (5 * len(items)))(*[x for item in items for x in item])
-        capacity = sum(i[1] // 64 + 1 for i in items)
-        host = torch.zeros(capacity * 32, dtype=torch.uint8)
-        count = self.lib.longhaul_plan(shape, flat, I64(len(items)), ctypes.c_void_p(host.data_ptr()), I64(capacity))
-        assert 0 <= count <= capacity, count
-        workspace = torch.zeros(256 + capacity * 32, dtype=torch.uint8, device="cuda")
-        workspace[256:] = host.cuda()
+        flat = (I64 * (6 * len(items)))(*[x for item in items for x in (*item, -1)[:6]])
+        sizes = (I64 * 3)()
+        cores = torch.cuda.get_device_properties(0).multi_processor_count
+        plan = self.lib.longhaul_plan(shape, flat, I64(len(items)), (ctypes.c_int * 3)(cores, *map(int, options)),
+                                      sizes)
+        assert plan
+        host = torch.zeros(max(sizes[0], 1), dtype=torch.uint8)
+        self.lib.longhaul_plan_table(ctypes.c_void_p(plan), ctypes.c_void_p(host.data_ptr()))
+        table = host.cuda()
+        workspace = torch.zeros(sizes[1], dtype=torch.uint8, device="cuda")
         out = torch.full((q.shape[0], q.shape[1], v.shape[2]), float("nan"), dtype=torch.bfloat16, device="cuda")
         lse = torch.full((q.shape[0], q.shape[1]), float("nan"), dtype=torch.float32, device="cuda")
         numbers = (I64 * 6)(q.shape[0], k.shape[0], q.stride(0), k.stride(0), v.stride(0), out.stride(0))
         p = lambda t: ctypes.c_void_p(t.data_ptr())
-        args = (shape, p(q), p(k), p(v), p(out), p(lse), numbers, ctypes.c_double(q.shape[2] ** -0.5),
-                I64(max(i[3] for i in items)), p(workspace), I64(count))
-        keep = (q, k, v, workspace, out, lse)
+        args = (ctypes.c_void_p(plan), p(q), p(k), p(v), p(out), p(lse), numbers, ctypes.c_double(q.shape[2] ** -0.5),
+                p(table), p(workspace), p(pages) if pages is not None else None)
+        keep = (q, k, v, table, workspace, out, lse, pages)
 
         def call():
             keep
@@ -98,6 +102,17 @@ def dense(S, H, Hk, D, causal):
             return F.scaled_dot_product_attention(Q, K, V, is_causal=causal, enable_gqa=True)
     return dict(q=q, k=k, v=v, items=[(0, S, 0, S, 0 if causal else NO_MASK)], flops=flops, peer=peer,
                 peer_out=lambda: peer()[0].transpose(0, 1))
+
+
+def paged(S, H, Hk, D, page):
+    """dense(), its keys in pages in random order."""
+    problem = dense(S, H, Hk, D, True)
+    order = torch.randperm(S // page, device="cuda")
+    for name in ("k", "v"):
+        rows = torch.empty_like(problem[name])
+        rows.view(-1, page, Hk, D)[order] = problem[name].view(-1, page, Hk, D)
+        problem[name] = rows
+    return dict(problem, items=[(0, S, 0, S, 0, 0)], options=(page, False), pages=order.to(torch.int32))
 
 
 def documents(T=65536):
@@ -166,6 +181,13 @@ SUITES = {
              ("64/8 D128 causal 64K", lambda: dense(65536, 64, 8, 128, True))],
     "dims": [("64/8 D64 causal 8K", lambda: dense(8192, 64, 8, 64, True)),
              ("16/2 D256 causal 8K", lambda: dense(8192, 16, 2, 256, True))],
+    "pages": [("32/4 D128 causal 8K, pages of 64", lambda: paged(8192, 32, 4, 128, 64)),
+              ("32/4 D128 causal 32K, pages of 64", lambda: paged(32768, 32, 4, 128, 64)),
+              ("32/4 D128 causal 32K, pages of 16", lambda: paged(32768, 32, 4, 128, 16)),
+              ("32/4 D128 causal 8K, deterministic",
+               lambda: dict(dense(8192, 32, 4, 128, True), options=(0, True))),
+              ("32/4 D128 causal 32K, deterministic",
+               lambda: dict(dense(32768, 32, 4, 128, True), options=(0, True)))],
     "ragged": [("ragged 44 documents 64K", lambda: ragged(32, 4, 128)),
                ("zigzag rank 1 of 4, 64K", lambda: zigzag(65536, 4, 1, 32, 4, 128))],
 }
@@ -183,7 +205,9 @@ def measure(name, problem, libraries, rounds, burst):
         entries["peer"] = problem["peer"]
         reference = problem["peer_out"]()
     for lib in libraries:
-        entries[lib.name], outs[lib.name], lse = lib.prepare(problem["q"], problem["k"], problem["v"], problem["items"])
+        entries[lib.name], outs[lib.name], lse = lib.prepare(
+            problem["q"], problem["k"], problem["v"], problem["items"], problem.get("options", (0, False)),
+            problem.get("pages"))
     single = {}
     for key, call in entries.items():
         call()
@@ -235,7 +259,7 @@ def main():
     torch.cuda.synchronize()
     print(torch.cuda.get_device_name(), "torch", torch.__version__, "cuDNN", torch.backends.cudnn.version())
     columns = ["peer"] + [lib.name for lib in libraries]
-    print(f"{'TFLOP/s':26s}" + "".join(f"{c:>10s}" for c in columns) + "    matmul   best/peer", flush=True)
+    print(f"{'TFLOP/s':36s}" + "".join(f"{c:>10s}" for c in columns) + "    matmul   best/peer", flush=True)
     rows = []
     for suite in args.suite.split(","):
         for name, make in SUITES[suite]:
@@ -246,7 +270,7 @@ def main():
             torch.cuda.empty_cache()
             ours = max(result[lib.name] for lib in libraries)
             ratio = f"{ours / result['peer']:.3f}" if "peer" in result else "-"
-            print(f"{name:26s}" + "".join(f"{result.get(c, float('nan')):10.1f}" for c in columns) +
+            print(f"{name:36s}" + "".join(f"{result.get(c, float('nan')):10.1f}" for c in columns) +
                   f"{result['matmul']:10.1f}  {ratio:>8s}", flush=True)
             rows.append({"problem": name, **result})
     if args.json:

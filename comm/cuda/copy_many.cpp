@@ -7,9 +7,6 @@
 namespace longhaul::comm::cuda {
 namespace {
 
-// Below this many a call for each is as good.
-constexpr size_t kFewCopies = 4;
-
 // False where the driver is too old for batches, or would not take this one.
 bool enqueue_batch(const std::vector<void*>& to, const std::vector<const void*>& from,
                    const std::vector<size_t>& bytes, cudaStream_t stream) {
@@ -77,8 +74,8 @@ void CopyList::add_unpack(void* buffer, const void* packed, const std::vector<Se
   }
 }
 
-void CopyList::enqueue(cudaStream_t stream) const {
-  if (to_.size() > kFewCopies && enqueue_batch(to_, from_, bytes_, stream)) return;
+void CopyList::enqueue(cudaStream_t stream, int few) const {
+  if (static_cast<int>(to_.size()) > few && enqueue_batch(to_, from_, bytes_, stream)) return;
   for (size_t i = 0; i < to_.size(); ++i)
     LH_CUDA(cudaMemcpyAsync(to_[i], from_[i], bytes_[i], cudaMemcpyDefault, stream));
 }

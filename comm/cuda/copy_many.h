@@ -21,7 +21,9 @@ class CopyList {
   // Segments of `buffer` to, or from, an area in which they lie packed.
   void add_pack(void* packed, const void* buffer, const std::vector<Segment>& segments);
   void add_unpack(void* buffer, const void* packed, const std::vector<Segment>& segments);
-  void enqueue(cudaStream_t stream) const;
+  // Up to `few` copies go by a call each, more by one call for all.
+  void enqueue(cudaStream_t stream, int few = kFewCopies) const;
+  static constexpr int kFewCopies = 4;
 
  private:
   std::vector<void*> to_;

@@ -19,6 +19,10 @@ namespace longhaul::comm::cuda {
 void wait_device(Communicator& comm, const longhaul::cuda::Event& event, OpLabel label,
                  const std::function<void()>& poll = {});
 
+// The same until done() says so.
+void wait_until(Communicator& comm, OpLabel label, const std::function<bool()>& done,
+                const std::function<void()>& poll = {});
+
 // The same for all work that the stream has so far.
 void wait_stream(Communicator& comm, cudaStream_t stream, OpLabel label,
                  const std::function<void()>& poll = {});

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <exception>
+#include <utility>
 
 #include "comm/cuda/device_wait.h"
 #include "comm/fatal.h"
@@ -146,6 +147,7 @@ void PeerGather::set_plan(GatherPlan plan) {
   LH_CUDA(cudaMemcpyAsync(t.device.data(), t.host.data(), pieces.size() * sizeof(PushPiece),
                           cudaMemcpyHostToDevice, release_));
   t.uploaded.record(release_);
+  t.fresh = true;
 }
 
 // Signals of two epochs must not overtake each other on two streams.
@@ -157,7 +159,7 @@ void PeerGather::follow_copies(cudaStream_t stream) {
 
 void PeerGather::push_by_kernel(cudaStream_t stream) {
   PieceTable& t = tables_[static_cast<size_t>(table_)];
-  t.uploaded.make_wait(stream);
+  if (std::exchange(t.fresh, false)) t.uploaded.make_wait(stream);
   PushTask task;
   task.pieces = static_cast<const PushPiece*>(t.device.data());
   task.num_pieces = t.count;
@@ -180,7 +182,6 @@ void PeerGather::push_by_copies(cudaStream_t stream) {
   const std::span<void* const> peers = peer_buffers(parity_);
   const void* own = buffer(parity_);
   const auto self = static_cast<size_t>(rank()), n = static_cast<size_t>(size());
-  signals_.write(*push_[0], {&flags_at_peers_[self], 1}, epoch_);
   const bool early =
       push_.size() > 1 || plan_.total_send >= options_.early_signal_bytes * std::max(size() - 1, 1);
   copies_.clear();
@@ -190,14 +191,16 @@ void PeerGather::push_by_copies(cudaStream_t stream) {
     copies_.add_segments(peers[r], own, plan_.send[r]);
     if (!early) continue;
     const auto& out = push_[(d - 1) % push_.size()];
-    copies_.enqueue(*out);
+    copies_.enqueue(*out, options_.few_copies);
     copies_.clear();
     signals_.write(*out, {&flags_at_peers_[r], 1}, epoch_);
   }
-  if (!early) {
-    copies_.enqueue(*push_[0]);
+  copies_.enqueue(*push_[0], options_.few_copies);
+  // The own flag, for kernels that wait by themselves, tells nothing: any time will do.
+  if (early)
+    signals_.write(*push_[0], {&flags_at_peers_[self], 1}, epoch_);
+  else
     signals_.write(*push_[0], flags_at_peers_, epoch_);
-  }
   for (size_t i = 0; i < push_.size(); ++i) pushed_[i].record(*push_[i]);
 }
 
@@ -224,7 +227,11 @@ void PeerGather::finish(cudaStream_t stream) {
   signals_.wait(stream, own_flags_, epoch_);
 }
 
+// A kernel that holds all multiprocessors and waits must not keep those from sending whom it waits
+// for: signals by kernels, copies within a GPU.
 Gather::Flags PeerGather::flags() const {
+  if (!options_.flags_always && (!signals_.memory_operations() || words_->gpu_shared()))
+    return {nullptr, 0};
   return {word(words_->own(), 0), epoch_};
 }
 

@@ -23,8 +23,12 @@ struct PeerOptions {
   // Gathers that send at least so much to a peer signal it at once; others signal all at the end.
   int64_t early_signal_bytes = 1 << 20;
   int push_streams = 1;
-  bool memory_operations = true;  // Signals
-  uint32_t first_epoch = 0;       // for tests of the counter's wrap
+  int few_copies = CopyList::kFewCopies;  // CopyList::enqueue
+  bool memory_operations = true;          // Signals
+  // For tests: flags even where a kernel that waits could keep others from sending, were it large;
+  // and the wrap of the counter.
+  bool flags_always = false;
+  uint32_t first_epoch = 0;
 };
 
 class PeerGather final : public GatherBase {
@@ -54,7 +58,8 @@ class PeerGather final : public GatherBase {
     longhaul::cuda::Buffer device;
     longhaul::cuda::PinnedBuffer host;
     longhaul::cuda::Event uploaded, used;
-    int count = -1;  // -1: this plan goes by copy engines
+    int count = -1;      // -1: this plan goes by copy engines
+    bool fresh = false;  // uploaded, and no stream has waited for that yet
   };
 
   PeerGather(Communicator& comm, const PeerOptions& options, std::unique_ptr<PeerMemory> words);

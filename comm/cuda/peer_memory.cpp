@@ -6,8 +6,10 @@
 #include <cstring>
 #include <exception>
 #include <fstream>
+#include <set>
 
 #include "comm/fatal.h"
+#include "runtime/core/cuda/device.h"
 
 namespace longhaul::comm::cuda {
 namespace {
@@ -18,18 +20,9 @@ constexpr int64_t kGranularity = int64_t{2} << 20;
 struct Card {
   char machine[48] = {};
   cudaIpcMemHandle_t handle{};
+  cudaUUID_t gpu{};
   int32_t has_handle = 0;
 };
-
-// Names the running kernel: containers of one host share it, whatever their host names.
-std::string machine_id() {
-  std::ifstream file("/proc/sys/kernel/random/boot_id");
-  std::string id;
-  if (std::getline(file, id) && !id.empty()) return id;
-  char host[48] = {};
-  (void)gethostname(host, sizeof host - 1);
-  return host;
-}
 
 template <class T>
 std::vector<T> gather_all(Communicator& comm, const T& mine, const char* name) {
@@ -40,6 +33,15 @@ std::vector<T> gather_all(Communicator& comm, const T& mine, const char* name) {
 }
 
 }  // namespace
+
+std::string machine_id() {
+  std::ifstream file("/proc/sys/kernel/random/boot_id");
+  std::string id;
+  if (std::getline(file, id) && !id.empty()) return id.substr(0, 47);
+  char host[48] = {};
+  (void)gethostname(host, sizeof host - 1);
+  return host;
+}
 
 PeerMemory::PeerMemory(Communicator& comm, int64_t bytes, const char* what)
     : comm_(comm),
@@ -56,9 +58,15 @@ std::string PeerMemory::map_others() {
   machine_id().copy(mine.machine, sizeof mine.machine - 1);
   cudaError_t error = cudaIpcGetMemHandle(&mine.handle, memory_.data());
   mine.has_handle = error == cudaSuccess;
+  cudaDeviceProp properties{};
+  LH_CUDA(cudaGetDeviceProperties(&properties, longhaul::cuda::current_device().ordinal));
+  mine.gpu = properties.uuid;
   std::string why;
   if (error != cudaSuccess) why = fmt::format("cudaIpcGetMemHandle: {}", cudaGetErrorString(error));
   const std::vector<Card> all = gather_all(comm_, mine, "share GPU memory");
+  std::set<std::string> gpus;
+  for (const Card& card : all)
+    if (!gpus.insert(std::string(card.gpu.bytes, sizeof card.gpu.bytes)).second) gpu_shared_ = true;
   for (int d = 1; d < comm_.size() && why.empty(); ++d) {
     const int r = (comm_.rank() + d) % comm_.size();
     const Card& card = all[static_cast<size_t>(r)];

@@ -11,6 +11,10 @@
 
 namespace longhaul::comm::cuda {
 
+// Names the running kernel: containers of one host share it, whatever their host names. At most 47
+// characters.
+std::string machine_id();
+
 class PeerMemory {
  public:
   // Collective: every rank allocates `bytes` (the same on all ranks) and maps those of all others.
@@ -28,6 +32,8 @@ class PeerMemory {
   void* own() const { return memory_.data(); }
   // [size] own included.
   std::span<void* const> addresses() const { return addresses_; }
+  // Two of the ranks use one GPU: copies between them may take its multiprocessors.
+  bool gpu_shared() const { return gpu_shared_; }
 
  private:
   PeerMemory(Communicator& comm, int64_t bytes, const char* what);
@@ -38,6 +44,7 @@ class PeerMemory {
   const int exceptions_before_;
   longhaul::cuda::Buffer memory_;
   std::vector<void*> addresses_;
+  bool gpu_shared_ = false;
 };
 
 }  // namespace longhaul::comm::cuda

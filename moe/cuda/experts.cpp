@@ -7,6 +7,7 @@
 
 #include "moe/cuda/grouped_gemm.h"
 #include "moe/cuda/permutation.h"
+#include "moe/cuda/sm90_gemm.h"
 #include "runtime/core/check.h"
 #include "runtime/core/cuda/check.h"
 #include "runtime/core/cuda/device.h"
@@ -57,6 +58,23 @@ void check_tensor(const char* name, const ConstTensorView& t, DType dtype, const
   LH_CHECK(aligned(t.data, 16), "{} at {} is not 16-byte aligned", name, t.data);
 }
 
+// What LONGHAUL_MOE_KERNEL asks for, else the best that the device and the dtype allow.
+bool choose_sm90(DType dtype) {
+  const ::longhaul::cuda::Device& device = ::longhaul::cuda::current_device();
+  const bool can = device.hopper() && dtype == DType::bf16;
+  const char* const name = std::getenv("LONGHAUL_MOE_KERNEL");
+  if (name == nullptr || *name == 0) return can;
+  const std::string_view asked = name;
+  if (asked == "portable") return false;
+  if (asked != "sm90")
+    fail(ExitCode::usage, "LONGHAUL_MOE_KERNEL={}: there are \"portable\" and \"sm90\"", asked);
+  if (!can)
+    fail(ExitCode::usage,
+         "LONGHAUL_MOE_KERNEL=sm90 needs bf16 and compute capability 9.0, not {} and {}.{} ({})",
+         dtype_name(dtype), device.major, device.minor, device.name);
+  return true;
+}
+
 }  // namespace
 
 bool supported(const ExpertShape& s, std::string* why_not) {
@@ -87,10 +105,15 @@ Experts::Experts(const ExpertShape& shape, ConstTensorView gate_up, ConstTensorV
                {shape.num_experts, 2 * shape.intermediate, shape.hidden});
   check_tensor("down", down, shape.dtype, {shape.num_experts, shape.hidden, shape.intermediate});
   multiprocessors_ = ::longhaul::cuda::current_device().multiprocessors;
+  sm90_ = choose_sm90(shape.dtype);
+}
+
+int Experts::tile_rows() const {
+  return sm90_ ? kSm90TileRows : kPortableTileRows;
 }
 
 int64_t Experts::scratch_bytes(int64_t rows) const {
-  return Scratch(shape_, rows, kPortableTileRows, nullptr).bytes;
+  return Scratch(shape_, rows, tile_rows(), nullptr).bytes;
 }
 
 void Experts::route(ConstTensorView router_logits, TensorView ids, TensorView weights,
@@ -105,7 +128,7 @@ void Experts::route(ConstTensorView router_logits, TensorView ids, TensorView we
 }
 
 void Experts::apply(ConstTensorView x, ConstTensorView ids, ConstTensorView weights, TensorView out,
-                    bool residual, void* scratch, cudaStream_t stream) const {
+                    bool residual, void* scratch, cudaStream_t stream, const Mark& mark) const {
   const int64_t rows = x.rows();
   check_tensor("x", x, shape_.dtype, {rows, shape_.hidden});
   check_tensor("out", out, shape_.dtype, {rows, shape_.hidden});
@@ -116,35 +139,48 @@ void Experts::apply(ConstTensorView x, ConstTensorView ids, ConstTensorView weig
   if (rows == 0) return;
   LH_CHECK(scratch != nullptr && aligned(scratch, 256), "scratch at {}", scratch);
   const bool f32 = shape_.dtype == DType::f32;
-  const Scratch s(shape_, rows, kPortableTileRows, scratch);
-  LH_CUDA(make_permutation(s.permutation, ids.as<int32_t>(), stream));
-
+  const Scratch s(shape_, rows, tile_rows(), scratch);
+  const Permutation& p = s.permutation;
+  LH_CUDA(make_permutation(p, ids.as<int32_t>(), stream));
+  const auto multiply = [&](const GroupedGemm& g, Product product) {
+    if (sm90_) {
+      sm90_gemm(g, product, stream);
+    } else {
+      LH_CUDA((f32 ? portable_gemm_f32 : portable_gemm_bf16)(g, product, stream));
+    }
+  };
   GroupedGemm g;
-  g.tiles = s.permutation.tiles;
-  g.num_tiles = s.permutation.num_tiles;
+  g.tiles = p.tiles;
+  g.num_tiles = p.num_tiles;
+  g.most_tiles = most_tiles(p.pairs, p.num_experts, p.tile_rows);
+  g.places = p.pairs;
   g.num_experts = shape_.num_experts;
   g.multiprocessors = multiprocessors_;
-  g.row = s.permutation.row;
+
+  g.row = p.row;
   g.a = x.data;
   g.a_rows = rows;
+  if (mark) mark("permute");
   g.weights = gate_up_;
   g.out = s.act;
   g.depth = shape_.hidden;
   g.columns = shape_.intermediate;
-  const auto gemm = f32 ? portable_gemm_f32 : portable_gemm_bf16;
-  LH_CUDA(gemm(g, Product::gate_up, stream));
+  multiply(g, Product::gate_up);
+  if (mark) mark("gate_up");
 
   g.row = nullptr;
   g.a = s.act;
-  g.a_rows = s.permutation.pairs;
+  g.a_rows = p.pairs;
   g.weights = down_;
   g.out = s.wide;
   g.depth = shape_.intermediate;
   g.columns = shape_.hidden;
-  LH_CUDA(gemm(g, Product::down, stream));
+  multiply(g, Product::down);
+  if (mark) mark("down");
 
-  LH_CUDA(combine_rows(s.permutation, ids.as<int32_t>(), weights.as<float>(), s.wide, out.data,
-                       shape_.hidden, f32, residual, stream));
+  LH_CUDA(combine_rows(p, ids.as<int32_t>(), weights.as<float>(), s.wide, out.data, shape_.hidden,
+                       f32, residual, stream));
+  if (mark) mark("combine");
 }
 
 }  // namespace longhaul::moe::cuda

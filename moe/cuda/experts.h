@@ -6,6 +6,8 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <functional>
+#include <string>
 
 #include "runtime/core/tensor.h"
 
@@ -48,11 +50,15 @@ class Experts {
   // summed in float32 in ascending order of the expert number and rounded once. The same bits
   // whatever other rows are in the call. x, out [rows, hidden] in shape.dtype, not overlapping; ids
   // each in [0, num_experts) (another one stops the kernel and fails the stream); scratch
-  // 256-byte aligned, scratch_bytes(rows) long, free again when the stream has come past.
+  // 256-byte aligned, scratch_bytes(rows) long, free again when the stream has come past. `mark`,
+  // where given, is called once each of "permute", "gate_up", "down" and "combine" is enqueued.
+  using Mark = std::function<void(const char* part)>;
   void apply(ConstTensorView x, ConstTensorView ids, ConstTensorView weights, TensorView out,
-             bool residual, void* scratch, cudaStream_t stream) const;
+             bool residual, void* scratch, cudaStream_t stream, const Mark& mark = {}) const;
 
  private:
+  int tile_rows() const;
+
   ExpertShape shape_;
   const void* gate_up_ = nullptr;
   const void* down_ = nullptr;

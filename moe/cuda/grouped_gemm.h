@@ -20,11 +20,13 @@ enum class Product { gate_up, down };
 struct GroupedGemm {
   const RowTile* tiles = nullptr;
   const int32_t* num_tiles = nullptr;
-  const int32_t* row = nullptr;   // portable: row of `a` for each place; null: the place itself
+  int64_t most_tiles = 0;         // bound of *num_tiles
+  const int32_t* row = nullptr;   // of `a` for each place; null: the place itself
   const void* a = nullptr;        // [a_rows, depth]
   const void* weights = nullptr;  // [num_experts, columns or 2 * columns, depth]
   void* out = nullptr;            // [places, columns]
   int64_t a_rows = 0;
+  int64_t places = 0;
   int64_t depth = 0;
   int64_t columns = 0;
   int num_experts = 0;

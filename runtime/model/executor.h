@@ -38,6 +38,9 @@ class Executor {
   virtual DType compute_dtype() const = 0;
   virtual uint64_t weights_content() const = 0;  // equal weights, equal hash
 
+  // Gets everything ready that the first run would otherwise wait for, for steps of about `rows`
+  // local tokens. Collective over the ranks of `cp_comm`; changes no result.
+  virtual void prepare(comm::Communicator& /*cp_comm*/, int64_t /*rows*/) {}
   // Forgets the KV and the times of an earlier run. Collective over the ranks of `cp_comm`, which
   // share the tokens; it must outlive the run. total_lengths[s]: the most tokens that sequence s
   // will ever have, over all ranks.

@@ -40,6 +40,12 @@ __device__ double reduce(double value, Op op, double* scratch) {
   return scratch[0];
 }
 
+__device__ int64_t key_row(const ReferenceProblem& p, const ReferenceRow& row, int64_t key) {
+  if (row.page_begin < 0) return row.kv_row + key;
+  return int64_t{p.page_table[row.page_begin + key / p.page_size]} * p.page_size +
+         key % p.page_size;
+}
+
 // One block of 128 threads per row and head; scores of all visible keys in shared memory.
 __global__ void compare_kernel(ReferenceProblem p, const ReferenceRow* rows, Difference* result) {
   extern __shared__ float scores[];
@@ -54,7 +60,7 @@ __global__ void compare_kernel(ReferenceProblem p, const ReferenceRow* rows, Dif
 
   double top = -INFINITY;
   for (int64_t j = threadIdx.x; j < row.visible; j += blockDim.x) {
-    const __nv_bfloat16* key = p.k + (row.kv_row + j) * p.k_stride + kv_head * p.head_dim;
+    const __nv_bfloat16* key = p.k + key_row(p, row, j) * p.k_stride + kv_head * p.head_dim;
     float part[4] = {};
     for (int c = 0; c < p.head_dim; c += 4) {
       for (int i = 0; i < 4; ++i) {
@@ -91,7 +97,7 @@ __global__ void compare_kernel(ReferenceProblem p, const ReferenceRow* rows, Dif
     float plain = 0;
     for (int64_t j = 0; j < row.visible; ++j) {
       const float value =
-          __bfloat162float(p.v[(row.kv_row + j) * p.v_stride + kv_head * p.head_dim_v + c]);
+          __bfloat162float(p.v[key_row(p, row, j) * p.v_stride + kv_head * p.head_dim_v + c]);
       const float weight = expf(scores[j] - static_cast<float>(lse));
       exact += static_cast<double>(weight) * value;
       plain = fmaf(__bfloat162float(__float2bfloat16(weight)), value, plain);

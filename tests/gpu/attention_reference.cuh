@@ -11,8 +11,9 @@ namespace longhaul::test {
 
 struct ReferenceRow {
   int64_t q_row;
-  int64_t kv_row;
-  int64_t visible;  // keys kv_row .. kv_row + visible - 1
+  int64_t kv_row;   // of key 0; not used with pages
+  int64_t visible;  // keys 0 .. visible - 1
+  int64_t page_begin = -1;
 };
 
 struct Difference {
@@ -36,6 +37,8 @@ struct ReferenceProblem {
   int head_dim, head_dim_v, num_heads, num_kv_heads;
   int64_t q_stride, k_stride, v_stride, out_stride;
   float scale;
+  const int32_t* page_table = nullptr;
+  int page_size = 1;
 };
 
 // Compares out and lse of every listed row and head with the reference.

@@ -3,7 +3,7 @@
 # spilled to memory, and wgmma instructions the assembler serialised (its remarks C7510 and the like).
 foreach(kernel ${KERNELS})
   execute_process(
-    COMMAND ${NVCC} -std=c++17 -O3 -I${ROOT} -gencode=arch=compute_90a,code=sm_90a -Xptxas -v --cubin
+    COMMAND ${NVCC} -std=c++20 -O3 -I${ROOT} -gencode=arch=compute_90a,code=sm_90a -Xptxas -v --cubin
             -o /dev/null ${kernel}
     RESULT_VARIABLE status OUTPUT_VARIABLE out ERROR_VARIABLE err)
   set(log "${out}${err}")

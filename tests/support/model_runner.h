@@ -42,6 +42,9 @@ struct RunOutput {
   model::RunResult result;
 };
 
+// Whether this machine can run the backend (a GPU may be missing).
+bool backend_runs(const RunSpec& spec);
+
 // Throws what a rank threw. Checks that ranks agree on the generated tokens.
 RunOutput run_on_threads(const RunSpec& spec);
 

@@ -62,8 +62,9 @@ inline constexpr int64_t kNoMask = int64_t{1} << 30;
 struct PlanOptions {
   int multiprocessors = 132;
   int page_size = 0;  // tokens, a power of two >= 16; 0: no item has pages
-  // The same bits for a query whatever the other items are: no key range is split by what else
-  // there is to do. (Repetition gives the same bits in either form.)
+  // The same bits for a query whatever the other items are and wherever its own item begins and
+  // ends: they depend on the query, its keys and the rows these lie in, counted from key 0. No key
+  // range is split by what else there is to do. (Repetition gives the same bits in either form.)
   bool deterministic = false;
 };
 
@@ -76,7 +77,11 @@ struct Plan {
   int64_t num_tiles = 0;
   int64_t max_kv_length = 0;
   int num_splits = 1;  // most parts that any tile's keys are cut into
-  double flops = 0;    // 4 * head_dim * num_heads * unmasked area
+  double flops = 0;    // 2 * (head_dim + head_dim_v) * num_heads * unmasked area
+  // What the kernels need to read the table; callers need not look.
+  int heads_per_tile = 1;    // query heads of one kv head that share a tile
+  int64_t num_merges = 0;    // tiles whose keys are cut
+  int64_t num_partials = 0;  // parts of them
 };
 // Every query of every item once, longest work first; where there are too few tiles to fill the
 // device, the keys of long ones are cut and the parts merged in float32. Pure: needs no device.
@@ -87,7 +92,8 @@ Plan make_plan(Kernel kernel, const Shape& shape, std::span<const Item> items,
 // Rows of k and v become valid while the kernel runs. Word i of row_sources covers the
 // kReadyRows rows from kReadyRows * i (of k and v, pages or not): a bit for each source with rows
 // among them. Source s is ready once flags[s] - value, as a signed difference, is >= 0; flags are
-// written by copy engines or peers.
+// written by copy engines or peers, after the rows. The kernel waits without end: who gives up on a
+// source sets its flag, and throws the result away.
 struct ReadyFlags {
   const uint32_t* flags = nullptr;        // [<= 32], null: everything is ready
   const uint32_t* row_sources = nullptr;  // [ceil(kv_rows / kReadyRows)]

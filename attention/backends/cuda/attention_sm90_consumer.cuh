@@ -2,11 +2,13 @@
 // The consumers: warpgroups that multiply and form the softmax.
 
 #include "attention/backends/cuda/attention_sm90_epilogue.cuh"
+#include "attention/backends/cuda/attention_sm90_feed.cuh"
+#include "attention/backends/cuda/attention_sm90_join.cuh"
 #include "attention/backends/cuda/attention_sm90_pipeline.cuh"
 #include "attention/backends/cuda/attention_sm90_softmax.cuh"
-#include "attention/backends/cuda/wgmma.cuh"
+#include "runtime/core/cuda/wgmma.cuh"
 
-namespace longhaul::attention::sm90 {
+namespace longhaul::attention::cuda::sm90 {
 
 namespace wgmma = ::longhaul::cuda::wgmma;
 
@@ -75,9 +77,10 @@ struct Consumer {
   __device__ __forceinline__ void recompute_scores(const Params& params, const Slot& slot,
                                                    uint32_t q_tile, int block) {
     const int lane = threadIdx.x % 32;
-    const auto* keys = static_cast<const __nv_bfloat16*>(params.k_data) +
-                       (slot.kv_row + int64_t{block} * C::kBlockN + lane / 4) * params.k_stride +
-                       slot.kv_head * C::kD + lane % 4 * 2;
+    int key = block * C::kBlockN + lane / 4;
+    const auto* keys =
+        static_cast<const __nv_bfloat16*>(params.k_data) + slot.kv_head * C::kD + lane % 4 * 2;
+    if constexpr (!C::kGeneral) keys += (slot.kv_row + int64_t{key}) * params.k_stride;
 #pragma unroll
     for (int i = 0; i < C::kBlockN / 2; ++i) s[i] = 0.f;
 #pragma unroll 1
@@ -86,9 +89,13 @@ struct Consumer {
       load_q(q_tile, step, a);
 #pragma unroll
       for (int g = 0; g < C::kBlockN / 8; ++g) {  // eight keys at a time
-        const auto* b =
-            reinterpret_cast<const uint32_t*>(keys + 8 * g * params.k_stride + 16 * step);
-        ptx::mma_m16n8k16(s + 4 * g, a, __ldg(b), __ldg(b + 4));
+        int64_t row = 8 * g;
+        // Keeps the compiler from looking up all rows ahead: there are no registers for them.
+        if constexpr (C::kGeneral) asm volatile("" : "+r"(key));
+        if constexpr (C::kGeneral) row = key_row(params, slot.page_begin, slot.kv_row, key + 8 * g);
+        // Past the L1 cache: with ready flags a row may have come since a neighbour was read.
+        const auto* b = reinterpret_cast<const unsigned*>(keys + row * params.k_stride + 16 * step);
+        ptx::mma_m16n8k16(s + 4 * g, a, __ldcg(b), __ldcg(b + 4));
       }
     }
   }
@@ -162,15 +169,21 @@ struct Consumer {
                   // key
   };
 
-  __device__ __forceinline__ View view_of(const Slot& slot, int first_block) const {
-    const int top_row = group * 64;  // it sees the fewest keys
-    const int row = top_row + threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4;
+  __device__ __forceinline__ View view_of(const Params& params, const Slot& slot,
+                                          int first_block) const {
+    // Rows count queries; where heads share the tile, all heads of a query before the next query.
+    const auto query = [&](int row) {
+      return C::kGeneral && params.heads_per_tile > 1 ? row / params.heads_per_tile : row;
+    };
+    const int row = group * 64 + threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4;
+    const int top = query(group * 64) + slot.diagonal;  // the top row sees the fewest keys
     View view;
-    view.last[0] = min(row + slot.diagonal, slot.kv_end - 1);
-    view.last[1] = min(row + 8 + slot.diagonal, slot.kv_end - 1);
-    view.clear = (max(min(top_row + slot.diagonal, slot.kv_end - 1), -1) + 1) / C::kBlockN;
-    const int settled = (top_row + slot.diagonal) / C::kBlockN;  // here the top row sees a key
+    view.last[0] = min(query(row) + slot.diagonal, slot.kv_end - 1);
+    view.last[1] = min(query(row + 8) + slot.diagonal, slot.kv_end - 1);
+    view.clear = (max(min(top, slot.kv_end - 1), -1) + 1) / C::kBlockN;
+    const int settled = top / C::kBlockN;  // here the top row sees a key
     view.quick = min(min(view.clear, settled), first_block);
+    if (C::kGeneral && params.exact) view.quick = 0;
     return view;
   }
 
@@ -251,7 +264,7 @@ struct Consumer {
   __device__ __forceinline__ void run_tile(const Params& params, const Slot& slot,
                                            uint32_t q_tile) {
     int block = (slot.kv_end + C::kBlockN - 1) / C::kBlockN - 1;
-    const View view = view_of(slot, block);
+    const View view = view_of(params, slot, block);
     first_block(params, slot, view, q_tile, block);
     if (--block >= 0) ptx::mbarrier_wait(smem.k_full(k_ring.stage), k_ring.parity);
     for (; block >= 0; --block) next_block(params, slot, view, q_tile, block);
@@ -268,6 +281,27 @@ struct Consumer {
   }
 };
 
+// What a consumer knows of its tile: the plain kernel keeps it in registers, the general one, which
+// has none to spare, reads the slot again wherever it needs a field.
+template <class C, bool kInRegisters = !C::kGeneral>
+class TileView {
+ public:
+  __device__ explicit TileView(const Slot& shared) : slot_(read_slot(shared)) {}
+  __device__ const Slot& get() const { return slot_; }
+
+ private:
+  Slot slot_;
+};
+template <class C>
+class TileView<C, false> {
+ public:
+  __device__ explicit TileView(const Slot& shared) : slot_(shared) {}
+  __device__ const Slot& get() const { return slot_; }
+
+ private:
+  const Slot& slot_;
+};
+
 template <class C>
 __device__ __forceinline__ void consume(const Params& params, Smem<C> smem, const Slot* slots,
                                         int group) {
@@ -277,17 +311,30 @@ __device__ __forceinline__ void consume(const Params& params, Smem<C> smem, cons
   if (group == C::kWarpgroups - 1) me.next_turn();
   while (true) {
     ptx::mbarrier_wait(smem.q_full(q_ring.stage), q_ring.parity);
-    const Slot slot = read_slot(slots[q_ring.stage]);
-    if (slot.q_row < 0) break;
+    const TileView<C> slot(slots[q_ring.stage]);
+    if (slot.get().q_row < 0) break;
 #pragma unroll
     for (int i = 0; i < C::kDv / 2; ++i) me.o[i] = 0.f;
     me.rows = RowState{};
-    if (slot.kv_end > 0) me.run_tile(params, slot, smem.q(q_ring.stage));
+    if (slot.get().kv_end > 0) me.run_tile(params, slot.get(), smem.q(q_ring.stage));
+    const Slot done = slot.get();
     __syncwarp();  // every lane is done with its rows of Q
     me.release(smem.q_empty(q_ring.stage));
     q_ring.advance();
-    write_rows<C::kDv>(params, me.o, me.rows, slot.q_row, slot.q_count, slot.head, group * 64);
+    if constexpr (!C::kGeneral) {
+      write_rows<C::kDv>(params, me.o, me.rows, done.q_row, done.q_count, done.unit, group * 64);
+    } else {
+      bool whole = done.partial < 0;
+      if (!whole) {
+        if (C::kJoins && done.join != 0) {
+          if constexpr (C::kJoins) whole = join_parts<C>(params, me.o, me.rows, done, group);
+        } else {
+          write_partial<C>(params, me.o, me.rows, done, group * 64);
+        }
+      }
+      if (whole) write_rows_general<C>(params, me.o, me.rows, done, group * 64);
+    }
   }
 }
 
-}  // namespace longhaul::attention::sm90
+}  // namespace longhaul::attention::cuda::sm90

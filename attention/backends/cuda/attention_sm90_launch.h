@@ -6,14 +6,21 @@
 
 #include "attention/backends/cuda/attention_sm90_params.h"
 
-namespace longhaul::attention::sm90 {
+namespace longhaul::attention::cuda::sm90 {
 
 template <class C>
-cudaError_t launch(const Params& params, int blocks, cudaStream_t stream);
+cudaError_t launch(const Params& params, int device, int blocks, cudaStream_t stream);
 
-extern template cudaError_t launch<ConfigD64>(const Params&, int, cudaStream_t);
-extern template cudaError_t launch<ConfigD128>(const Params&, int, cudaStream_t);
-extern template cudaError_t launch<ConfigD192>(const Params&, int, cudaStream_t);
-extern template cudaError_t launch<ConfigD256>(const Params&, int, cudaStream_t);
+extern template cudaError_t launch<ConfigD64>(const Params&, int, int, cudaStream_t);
+extern template cudaError_t launch<ConfigD128>(const Params&, int, int, cudaStream_t);
+extern template cudaError_t launch<ConfigD192>(const Params&, int, int, cudaStream_t);
+extern template cudaError_t launch<ConfigD256>(const Params&, int, int, cudaStream_t);
+extern template cudaError_t launch<General<ConfigD64>>(const Params&, int, int, cudaStream_t);
+extern template cudaError_t launch<General<ConfigD128>>(const Params&, int, int, cudaStream_t);
+extern template cudaError_t launch<General<ConfigD192>>(const Params&, int, int, cudaStream_t);
+extern template cudaError_t launch<General<ConfigD256>>(const Params&, int, int, cudaStream_t);
 
-}  // namespace longhaul::attention::sm90
+// Joins the partial results of the kernel launched just before on the stream.
+cudaError_t launch_merge(const MergeParams& params, int64_t num_merges, cudaStream_t stream);
+
+}  // namespace longhaul::attention::cuda::sm90

@@ -2,9 +2,9 @@
 // The shared memory of one thread block and the producer, which feeds it through TMA.
 
 #include "attention/backends/cuda/attention_sm90_params.h"
-#include "attention/backends/cuda/ptx.cuh"
+#include "runtime/core/cuda/ptx.cuh"
 
-namespace longhaul::attention::sm90 {
+namespace longhaul::attention::cuda::sm90 {
 
 namespace ptx = ::longhaul::cuda::ptx;
 
@@ -42,11 +42,38 @@ struct alignas(16) Slot {
   int32_t q_count;
   int32_t kv_end;
   int32_t diagonal;
-  int32_t head;
+  int32_t unit;  // head, or kv head where a group's heads share the tile
   int32_t kv_row;
   int32_t kv_head;
-  int32_t unused;
+  int32_t page_begin;  // as in Tile; this and the next are for the general kernel
+  int32_t partial;
+  int32_t join;
+  int32_t unused[2];
 };
+static_assert(sizeof(Slot) == 48);
+
+// Unit `index` of the work: sections of heads outermost, then tiles longest first, then the heads
+// of the section.
+struct Work {
+  uint32_t tile;
+  int unit;
+  int kv_head;
+};
+__device__ __forceinline__ Work find_work(const Params& params, uint32_t index) {
+  const uint32_t section = index / (params.num_tiles * params.units_per_section);
+  const uint32_t first = section * params.units_per_section;
+  const uint32_t units = min(params.units_per_section, params.num_units - first);
+  const uint32_t inside = index - first * params.num_tiles;
+  const uint32_t unit = first + inside % units;
+  return {inside / units, static_cast<int>(unit), static_cast<int>(unit / params.units_per_kv)};
+}
+
+// The thread that fed the block counts it out. Every block has drawn its last number by then.
+__device__ __forceinline__ void leave(const Params& params) {
+  if (atomicInc(&params.counters->finished, gridDim.x - 1) == gridDim.x - 1) {
+    params.counters->next = 0;
+  }
+}
 
 // Lane 0 reads, since lane 0 also gives the stage back.
 __device__ __forceinline__ Slot read_slot(const Slot& from) {
@@ -57,7 +84,7 @@ __device__ __forceinline__ Slot read_slot(const Slot& from) {
   all(slot.q_count);
   all(slot.kv_end);
   all(slot.diagonal);
-  all(slot.head);
+  all(slot.unit);
   all(slot.kv_row);
   all(slot.kv_head);
   return slot;
@@ -67,7 +94,7 @@ template <class C>
 __device__ __forceinline__ void produce(const Params& params, Smem<C> smem, Slot* slots) {
   Ring<C::kQStages> q_ring;
   Ring<C::kStages> k_ring, v_ring;
-  const uint32_t total = params.num_tiles * params.num_heads;
+  const uint32_t total = params.num_tiles * params.num_units;
 
   const auto load_k = [&](int row, int kv_head) {
     ptx::mbarrier_wait(smem.k_empty(k_ring.stage), k_ring.parity ^ 1);
@@ -102,17 +129,16 @@ __device__ __forceinline__ void produce(const Params& params, Smem<C> smem, Slot
       ptx::mbarrier_arrive(q_full);
       break;
     }
-    // Sections of heads outermost, then tiles longest first, then the heads of the section.
-    const uint32_t section = index / (params.num_tiles * params.heads_per_section);
-    const uint32_t first_head = section * params.heads_per_section;
-    const uint32_t heads = min(params.heads_per_section, params.num_heads - first_head);
-    const uint32_t inside = index - first_head * params.num_tiles;
-    const Tile tile = params.tiles[inside / heads];
-    const int head = static_cast<int>(first_head + inside % heads);
-    const int kv_head = head / static_cast<int>(params.group);
+    const Work work = find_work(params, index);
+    const Tile tile = params.tiles[work.tile];
+    const int kv_head = work.kv_head;
 
-    slot =
-        Slot{tile.q_row, tile.q_count, tile.kv_end, tile.diagonal, head, tile.kv_row, kv_head, 0};
+    slot = Slot{tile.q_row,  tile.q_count,
+                tile.kv_end, tile.diagonal,
+                work.unit,   tile.kv_row,
+                kv_head,     -1,
+                -1,          0,
+                {}};
     const int blocks = (tile.kv_end + C::kBlockN - 1) / C::kBlockN;
     if (blocks == 0) {
       ptx::mbarrier_arrive(q_full);
@@ -121,7 +147,7 @@ __device__ __forceinline__ void produce(const Params& params, Smem<C> smem, Slot
 #pragma unroll
       for (int slab = 0; slab < C::kD / 64; ++slab) {
         ptx::tma_load(smem.q(q_ring.stage) + slab * C::kBlockM * 128, &params.q, q_full, slab * 64,
-                      head, tile.q_row);
+                      work.unit, tile.q_row);
       }
     }
     q_ring.advance();
@@ -135,10 +161,7 @@ __device__ __forceinline__ void produce(const Params& params, Smem<C> smem, Slot
     }
     if (blocks > 0) load_v(tile.kv_row, kv_head);
   }
-  // Every block has drawn its last number before it counts itself out.
-  if (atomicInc(&params.counters->finished, gridDim.x - 1) == gridDim.x - 1) {
-    params.counters->next = 0;
-  }
+  leave(params);
 }
 
-}  // namespace longhaul::attention::sm90
+}  // namespace longhaul::attention::cuda::sm90

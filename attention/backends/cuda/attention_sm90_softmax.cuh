@@ -4,9 +4,9 @@
 
 #include <cstdint>
 
-#include "attention/backends/cuda/ptx.cuh"
+#include "runtime/core/cuda/ptx.cuh"
 
-namespace longhaul::attention::sm90 {
+namespace longhaul::attention::cuda::sm90 {
 
 namespace ptx = ::longhaul::cuda::ptx;
 
@@ -108,4 +108,4 @@ __device__ __forceinline__ void pack_weights(const float (&s)[kCount], uint32_t 
   for (int i = kFrom / 4; i < kTo / 4; ++i) p[i] = ptx::pack_bf16(s[2 * i], s[2 * i + 1]);
 }
 
-}  // namespace longhaul::attention::sm90
+}  // namespace longhaul::attention::cuda::sm90

@@ -40,10 +40,15 @@ int device_count(std::string* why_none) {
   const cudaError_t error = cudaGetDeviceCount(&count);
   if (error == cudaSuccess && count > 0) return count;
   (void)cudaGetLastError();
-  if (why_none != nullptr)
-    *why_none = error == cudaSuccess || error == cudaErrorNoDevice
-                    ? "no GPU on this host"
-                    : fmt::format("no usable GPU on this host ({})", cudaGetErrorString(error));
+  if (why_none == nullptr) return 0;
+  int driver = 0;
+  if (cudaDriverGetVersion(&driver) != cudaSuccess) driver = 0;
+  if (driver == 0)
+    *why_none = "no NVIDIA driver on this host";
+  else if (error == cudaSuccess || error == cudaErrorNoDevice)
+    *why_none = "no GPU on this host";
+  else
+    *why_none = fmt::format("no usable GPU on this host ({})", cudaGetErrorString(error));
   return 0;
 }
 

@@ -86,6 +86,36 @@ __device__ __forceinline__ void fence_async_proxy() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
+// Orders what other threads, GPUs or copy engines wrote to global memory, and this thread has
+// observed, before later reads by its own tensor copies.
+__device__ __forceinline__ void fence_async_proxy_all() {
+  asm volatile("fence.proxy.async;" ::: "memory");
+}
+
+// Release of this thread's writes before a later flag or counter, acquire of others' after it;
+// cheaper than __threadfence(), which is sequentially consistent.
+__device__ __forceinline__ void fence_gpu() {
+  asm volatile("fence.acq_rel.gpu;" ::: "memory");
+}
+
+// ---- A flag that another GPU or a copy engine sets: what was written before it is visible after.
+
+__device__ __forceinline__ uint32_t load_acquire_system(const uint32_t* flag) {
+  uint32_t value;
+  asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
+  return value;
+}
+
+// ---- Programmatic dependent launch: the next kernel's blocks may move in now; and there, until
+// all work of the kernel before is done and visible.
+
+__device__ __forceinline__ void let_dependents_start() {
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+__device__ __forceinline__ void wait_for_kernel_before() {
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+
 // ---- Named barriers 1..15 among `threads` threads (0 is __syncthreads).
 
 __device__ __forceinline__ void barrier_sync(uint32_t id, uint32_t threads) {

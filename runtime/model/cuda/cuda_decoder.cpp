@@ -49,6 +49,26 @@ attention::cuda::Shape CudaDecoder::attention_shape() const {
   return shape;
 }
 
+void CudaDecoder::prepare(int64_t rows) {
+  bool dense = false, sparse = false;
+  const int64_t piece = std::min(rows, kMlpRows);
+  ops::cuda::LinearOptions kv = plain_, q = plain_;
+  q.num_features = kv.first_feature = config_.num_heads * config_.head_dim;
+  for (const CudaLayerWeights& w : weights_.layers) {
+    if (!dense && !sparse) {
+      for (const auto& part : {plain_, kv, q})
+        w.qkv.product->prepare(rows, compute_, stream_, part);
+      w.output.product->prepare(rows, compute_, stream_, residual_);
+    }
+    if (w.sparse && !sparse) w.router.product->prepare(rows, DType::f32, stream_, plain_);
+    if (!w.sparse && !dense) {
+      w.gate_up.product->prepare(piece, compute_, stream_, plain_);
+      w.down.product->prepare(piece, compute_, stream_, residual_);
+    }
+    (w.sparse ? sparse : dense) = true;
+  }
+}
+
 void CudaDecoder::take_scratch(cuda::Arena& arena, int64_t rows, int64_t answers, bool all_logits) {
   const io::ModelConfig& c = config_;
   const int64_t d = c.head_dim;
@@ -158,6 +178,7 @@ void CudaDecoder::attention_block(int layer, Step& step) {
   args.cos = cos_;
   args.sin = sin_;
   const auto targets = attention.targets(layer);
+  LH_CHECK(targets.size() <= args.destinations.size(), "{} places for K and V", targets.size());
   args.num_destinations = static_cast<int>(targets.size());
   std::copy(targets.begin(), targets.end(), args.destinations.begin());
   args.kv_row_stride = 2 * kv_size;

@@ -24,6 +24,9 @@ class CudaDecoder {
   uint64_t weights_content() const { return weights_.content; }
   attention::cuda::Shape attention_shape() const;
 
+  // Looks for the fastest matrix products of steps of about so many rows. Synchronises.
+  void prepare(int64_t rows);
+
   // Called with the path of an intermediate ("layers.03.q") where `wants` says so: copies the rows
   // to the host.
   struct Sink {

@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <array>
 #include <map>
+#include <numeric>
 #include <utility>
 
 #include "comm/cuda/device_wait.h"
 #include "comm/cuda/gather.h"
+#include "comm/single_communicator.h"
 #include "runtime/core/log.h"
 #include "runtime/core/trace.h"
 #include "runtime/model/cuda/cuda_decoder.h"
@@ -18,6 +20,7 @@ namespace {
 // Layers that the host may have enqueued beyond the one that the device works on: enough that the
 // device never waits for the host, few enough that "no progress" means something.
 constexpr size_t kLayersAhead = 4;
+constexpr int64_t kWarmUpRows = 16384;
 
 class CudaExecutor final : public Executor {
  public:
@@ -32,6 +35,8 @@ class CudaExecutor final : public Executor {
   const io::ModelConfig& config() const override { return decoder_.config(); }
   DType compute_dtype() const override { return decoder_.compute_dtype(); }
   uint64_t weights_content() const override { return decoder_.weights_content(); }
+
+  void prepare(comm::Communicator& comm, int64_t rows) override;
 
   void begin_run(comm::Communicator& comm, std::span<const int64_t> total_lengths) override {
     run_.reset();
@@ -61,12 +66,18 @@ class CudaExecutor final : public Executor {
         std::span<const int64_t> total_lengths)
         : comm(c),
           cache(e.cache_shape(total_lengths.size())),
-          attention(c, gather, cache, e.stream_, {e.options_.deterministic}) {
-      if (gather != nullptr) return;
-      // A rank alone reads its keys where they are stored: every sequence in one piece.
+          attention(c, gather, cache, e.stream_,
+                    {e.options_.deterministic, e.options_.wait_in_kernel}) {
       const int64_t page = e.options_.page_size;
       int64_t pages = 0;
       for (int64_t n : total_lengths) pages += (n + page - 1) / page;
+      if (gather != nullptr) {
+        // About its share, and a page more a sequence; what does not fit comes step by step.
+        const auto sequences = static_cast<int64_t>(total_lengths.size());
+        cache.add_slab(pages / c.size() + pages / 32 + sequences);
+        return;
+      }
+      // A rank alone reads its keys where they are stored: every sequence in one piece.
       cache.add_slab(pages);
       for (size_t s = 0; s < total_lengths.size(); ++s)
         cache.reserve_total(static_cast<int>(s), total_lengths[s]);
@@ -96,6 +107,25 @@ class CudaExecutor final : public Executor {
     return gather.get();
   }
 
+  // A first gather, of a few bytes: NCCL connects its ranks when they first talk to each other.
+  void warm_up(comm::Communicator& comm, comm::cuda::Gather& gather) {
+    constexpr int64_t kBytes = 256;
+    const auto ranks = static_cast<size_t>(comm.size());
+    comm::cuda::GatherPlan plan;
+    plan.send.assign(ranks, {{comm.rank() * kBytes, kBytes}});
+    for (int64_t r = 0; r < comm.size(); ++r) plan.recv.push_back({{r * kBytes, kBytes}});
+    plan.send[static_cast<size_t>(comm.rank())].clear();
+    plan.recv[static_cast<size_t>(comm.rank())].clear();
+    gather.reserve(comm.size() * kBytes);
+    gather.set_plan(std::move(plan));
+    for (int i = 0; i < 2; ++i) {  // both buffers
+      gather.start(gather.next_parity(), stream_, {"first gather"});
+      gather.finish(stream_);
+    }
+    step_done_.record(stream_);
+    comm::cuda::wait_device(comm, step_done_, {"first gather"}, [&] { gather.check(); });
+  }
+
   void wait(const comm::OpLabel& label, const cuda::Event& event) {
     comm::cuda::Gather* gather = run_->comm.size() > 1 ? gather_for(run_->comm) : nullptr;
     comm::cuda::wait_device(run_->comm, event, label, [gather] {
@@ -114,6 +144,26 @@ class CudaExecutor final : public Executor {
   std::map<comm::Communicator*, std::unique_ptr<comm::cuda::Gather>> gathers_;
   std::unique_ptr<Run> run_;
 };
+
+// Kernels are loaded at their first launch and matrix products look for their algorithm: a step of
+// made-up tokens does all of it.
+void CudaExecutor::prepare(comm::Communicator& comm, int64_t rows) {
+  if (comm::cuda::Gather* gather = gather_for(comm)) warm_up(comm, *gather);
+  rows = std::clamp<int64_t>(rows, 1, kWarmUpRows);
+  decoder_.prepare(rows);
+  const auto alone = comm::make_single_communicator();
+  const layout::SequenceExtent extent{0, rows};
+  const auto layout = layout::BatchLayout::make(layout::LayoutKind::zigzag, 1, {&extent, 1});
+  layout::KvOwnership ownership(1, 1);
+  ownership.append(layout);
+  const std::vector<int32_t> ids(static_cast<size_t>(rows), 0);
+  std::vector<int64_t> positions(static_cast<size_t>(rows));
+  std::iota(positions.begin(), positions.end(), 0);
+  const int64_t last = rows - 1;
+  begin_run(*alone, {&rows, 1});
+  step({{ids, positions}, layout, ownership, {&last, 1}, nullptr});
+  run_.reset();
+}
 
 std::vector<int32_t> CudaExecutor::step(const StepInput& in) {
   LH_CHECK(run_ != nullptr, "a step before begin_run");
@@ -173,6 +223,10 @@ std::vector<int32_t> CudaExecutor::step(const StepInput& in) {
 std::unique_ptr<Executor> make_cuda_executor(const io::ModelConfig& config,
                                              io::Checkpoint& checkpoint, DType compute,
                                              Progress& progress, const ExecutorOptions& options) {
+  if (options.attention.two_calls)
+    fail(ExitCode::usage,
+         "--two-calls: GPUs compute both halves in one launch; --backend cpu or reference has the "
+         "form of two calls");
   if (compute != DType::bf16 && compute != DType::f32)
     fail(ExitCode::usage, "--dtype {}: GPUs compute in bf16 or f32; --backend cpu does it",
          dtype_name(compute));

@@ -1,0 +1,5 @@
+#include "attention/backends/cuda/attention_sm90_launch.cuh"
+
+namespace longhaul::attention::cuda::sm90 {
+template cudaError_t launch<General<ConfigD256>>(const Params&, int, int, cudaStream_t);
+}  // namespace longhaul::attention::cuda::sm90
