@@ -17,10 +17,10 @@ jq -r '"\(.id): at \(.needle_at): ...\(.text[([.needle_at - 40, 0] | max):.needl
 
 for ranks in 4 1; do
   echo
-  echo "== mpirun -n $ranks longhaul run --model $model --prompts $model/prompts.jsonl --generate 6"
+  echo "== mpirun -n $ranks longhaul run --model $model --prompts $model/prompts.jsonl --generate 6 --backend cpu"
   status=0
   scripts/mpirun.sh -np "$ranks" "$longhaul" run --model "$model" \
-    --prompts "$model/prompts.jsonl" --generate 6 --output "$results/$ranks.json" || status=$?
+    --prompts "$model/prompts.jsonl" --generate 6 --backend cpu --output "$results/$ranks.json" || status=$?
   if [ "$status" -gt 1 ]; then
     echo "longhaul: the run on $ranks ranks failed (exit $status)" >&2
     exit "$status"

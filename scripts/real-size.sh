@@ -29,8 +29,8 @@ ls -l "$work/checkpoint" | awk 'NR > 1 { print "  " $5, $9 }'
 printf '%-8s %5s %12s %14s %20s %20s\n' weights ranks TTFT_ms tokens_per_s tensor_MiB_per_rank weights_MiB_per_rank
 for source in random loaded; do
   for ranks in 1 2 4; do
-    args=(--model "$work/checkpoint")
-    [ "$source" = random ] && args=(--model "$model" --load-format random --seed 0)
+    args=(--backend cpu --model "$work/checkpoint")
+    [ "$source" = random ] && args=(--backend cpu --model "$model" --load-format random --seed 0)
     scripts/mpirun.sh -np "$ranks" "$longhaul" run "${args[@]}" --prompts "$work/prompts.json" --generate 4 \
       --dtype "$dtype" --output "$work/$source-$ranks.json" >/dev/null 2>"$work/log" || { cat "$work/log" >&2; exit 1; }
     jq -r --arg source "$source" '[$source, .ranks, (.ttft_ms | round), (.prefill_tokens_per_s | round),

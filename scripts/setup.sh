@@ -51,10 +51,9 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 
 if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then
-  echo "== CUDA toolkit found: its Hopper attention kernel and tests are built too (not for the demo);"
-  echo "   'longhaul run' uses CPU ranks in this version"
+  echo "== CUDA toolkit found: GPU kernels are built too (some minutes more; NCCL where it is found)"
 else
-  echo "== no CUDA toolkit found: the GPU kernels are left out; nothing else needs them"
+  echo "== no CUDA toolkit found: GPU kernels are left out; CPU ranks need nothing of them"
 fi
 
 launcher=()

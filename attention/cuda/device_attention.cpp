@@ -1,6 +1,7 @@
 #include "attention/cuda/device_attention.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <utility>
 
 #include "runtime/core/cuda/device.h"
@@ -25,6 +26,7 @@ DeviceAttention::DeviceAttention(comm::Communicator& comm, comm::cuda::Gather* g
                                  DeviceKvCache& cache, cudaStream_t stream, Options options)
     : comm_(comm), gather_(gather), cache_(cache), stream_(stream), options_(options) {
   LH_CHECK((gather != nullptr) == (comm.size() > 1), "{} ranks", comm.size());
+  if (std::getenv("LONGHAUL_WAIT_IN_KERNEL") != nullptr) options_.wait_in_kernel = true;
 }
 
 int64_t DeviceAttention::row_bytes() const {
@@ -216,14 +218,21 @@ void DeviceAttention::exchange(int layer) {
 }
 
 void DeviceAttention::await(int) {
-  if (gather_ != nullptr) gather_->finish(stream_);
+  if (gather_ == nullptr) return;
+  waiting_in_kernel_ = options_.wait_in_kernel && gather_->flags().flags != nullptr;
+  if (!waiting_in_kernel_) gather_->finish(stream_);
 }
 
 void DeviceAttention::attend(int layer, ConstTensorView q, double scale, TensorView out,
                              TensorView lse) {
   LH_CHECK(q.shape.rank() == 3 && q.shape[1] == shape_.num_heads && q.shape[2] == shape_.head_dim,
            "q {} for {} heads of {}", q.shape.to_string(), shape_.num_heads, shape_.head_dim);
-  if (q.rows() == 0) return;
+  if (q.rows() > 0) enqueue_kernel(layer, q, scale, out, lse);
+  if (waiting_in_kernel_) gather_->finish(stream_);
+}
+
+void DeviceAttention::enqueue_kernel(int layer, ConstTensorView q, double scale, TensorView out,
+                                     TensorView lse) {
   Args args;
   args.q = q.data;
   // The buffer exchanged last is the one before the next.
@@ -243,6 +252,10 @@ void DeviceAttention::attend(int layer, ConstTensorView q, double scale, TensorV
   args.scale = scale;
   args.table = tables_.at<std::byte>(plan_table_);
   args.workspace = workspace_.data();
+  if (waiting_in_kernel_) {
+    const comm::cuda::Gather::Flags flags = gather_->flags();
+    args.ready = {flags.flags, tables_.at<uint32_t>(row_sources_), flags.value};
+  }
   forward(plan_, args, stream_);
 }
 

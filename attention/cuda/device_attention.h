@@ -30,6 +30,9 @@ class DeviceAttention {
  public:
   struct Options {
     bool deterministic = false;
+    // Where the gather can tell a kernel what has come, attention starts on the rank's own keys and
+    // waits for each other rank's when it gets there; else the stream waits for all before it.
+    bool wait_in_kernel = false;
   };
   // `gather` is null where comm has one rank. Borrows all; work is enqueued on `stream`.
   DeviceAttention(comm::Communicator& comm, comm::cuda::Gather* gather, DeviceKvCache& cache,
@@ -45,7 +48,7 @@ class DeviceAttention {
   std::span<const ops::cuda::KvDestination> targets(int layer);
   bool exchanges() const { return gather_ != nullptr; }
   void exchange(int layer);
-  void await(int layer);
+  void await(int layer);  // what comes after needs the exchange, unless the kernel waits by itself
   // q [local rows, num_heads, head_dim]; out [local rows, num_heads, head_dim_v] in q's dtype; lse
   // [local rows, num_heads] f32.
   void attend(int layer, ConstTensorView q, double scale, TensorView out, TensorView lse);
@@ -54,6 +57,7 @@ class DeviceAttention {
   std::string kernel() const { return std::string(kernel_name(plan_.kernel)); }
 
  private:
+  void enqueue_kernel(int layer, ConstTensorView q, double scale, TensorView out, TensorView lse);
   void plan_rows(const layout::BatchLayout& layout, const layout::KvOwnership& ownership);
   void plan_gather(const layout::BatchLayout& layout, const layout::KvOwnership& ownership);
   void plan_items(const layout::BatchLayout& layout);
@@ -87,6 +91,7 @@ class DeviceAttention {
   };
   std::vector<PrefixCopy> prefix_copies_;
   bool store_to_peers_ = false;
+  bool waiting_in_kernel_ = false;  // in the layer exchanged last
   std::vector<ops::cuda::KvDestination> targets_;
 };
 

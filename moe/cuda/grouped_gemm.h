@@ -21,7 +21,7 @@ struct GroupedGemm {
   const RowTile* tiles = nullptr;
   const int32_t* num_tiles = nullptr;
   int64_t most_tiles = 0;         // bound of *num_tiles
-  const int32_t* row = nullptr;   // portable: row of `a` for each place; null: the place itself
+  const int32_t* row = nullptr;   // of `a` for each place; null: the place itself
   const void* a = nullptr;        // [a_rows, depth]
   const void* weights = nullptr;  // [num_experts, columns or 2 * columns, depth]
   void* out = nullptr;            // [places, columns]

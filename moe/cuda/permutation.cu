@@ -144,26 +144,6 @@ __global__ void __launch_bounds__(kWarpsPerBlock * 32)
   }
 }
 
-__global__ void __launch_bounds__(256) spread_kernel(Permutation p, const uint4* __restrict__ from,
-                                                     uint4* __restrict__ to, int64_t words) {
-  const int lane = threadIdx.x % 32;
-  const int64_t r = static_cast<int64_t>(blockIdx.x) * 8 + threadIdx.x / 32;
-  if (r * p.top_k >= p.pairs) return;
-  const int32_t place = lane < p.top_k ? p.place[r * p.top_k + lane] : 0;
-  for (int64_t c = lane; c - lane < words; c += 128) {
-    uint4 word[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i)
-      if (c + 32 * i < words) word[i] = __ldg(&from[r * words + c + 32 * i]);
-    for (int k = 0; k < p.top_k; ++k) {
-      uint4* const row = to + __shfl_sync(kAllLanes, place, k) * words;
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-        if (c + 32 * i < words) row[c + 32 * i] = word[i];
-    }
-  }
-}
-
 // 16 bytes of elements as floats and back.
 struct Floats {
   static constexpr int kCount = 4;
@@ -266,13 +246,6 @@ cudaError_t make_permutation(const Permutation& p, const int32_t* ids, cudaStrea
   count_kernel<<<blocks, kWarpsPerBlock * 32, shared, stream>>>(p, ids, per_chunk, num_chunks);
   scan_kernel<<<1, kScanThreads, 0, stream>>>(p, num_chunks, padded);
   place_kernel<<<blocks, kWarpsPerBlock * 32, shared, stream>>>(p, ids, per_chunk, num_chunks);
-  return cudaGetLastError();
-}
-
-cudaError_t spread_rows(const Permutation& p, const void* from, void* to, int64_t row_bytes,
-                        cudaStream_t stream) {
-  spread_kernel<<<blocks_of(p.pairs / p.top_k, 8), 256, 0, stream>>>(
-      p, static_cast<const uint4*>(from), static_cast<uint4*>(to), row_bytes / 16);
   return cudaGetLastError();
 }
 

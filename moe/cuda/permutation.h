@@ -48,10 +48,6 @@ inline int64_t most_tiles(int64_t pairs, int num_experts, int tile_rows) {
 // Fills everything that `p` points to. ids [rows, top_k].
 cudaError_t make_permutation(const Permutation& p, const int32_t* ids, cudaStream_t stream);
 
-// to[place[r, k]] = from[r] for all r and k; rows of row_bytes, a multiple of 16.
-cudaError_t spread_rows(const Permutation& p, const void* from, void* to, int64_t row_bytes,
-                        cudaStream_t stream);
-
 // out[r] = (residual ? out[r] : 0) + sum over k of weights[r, k] * y[place[r, k]] in ascending
 // order of the expert number, in float32. y, out bf16 or (f32) float, rows of `hidden` elements.
 cudaError_t combine_rows(const Permutation& p, const int32_t* ids, const float* weights,

@@ -68,10 +68,12 @@ int resident_blocks(Product product) {
 void sm90_gemm(const GroupedGemm& g, Product product, cudaStream_t stream) {
   const int64_t weight_rows = product == Product::gate_up ? 2 * g.columns : g.columns;
   sm90::Params params{};
-  if (g.row != nullptr) {
+  if (product == Product::gate_up) {
+    LH_CHECK(g.row != nullptr);
     params.row = g.row;
     params.a_rows = g.a;
   } else {
+    LH_CHECK(g.row == nullptr);
     params.a = tensor_map(g.a, 1, g.a_rows, g.depth);
   }
   params.weights = tensor_map(g.weights, g.num_experts, weight_rows, g.depth);

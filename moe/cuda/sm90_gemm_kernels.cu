@@ -3,21 +3,20 @@
 namespace longhaul::moe::cuda::sm90 {
 namespace {
 
-template <Product kProduct, bool kGather>
+template <Product kProduct>
 cudaError_t launch_kernel(const Params& params, int blocks, cudaStream_t stream) {
   // More than 48 KiB of shared memory must be asked for, on each device anew.
   const cudaError_t error = cudaFuncSetAttribute(
-      gemm_kernel<kProduct, kGather>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
+      gemm_kernel<kProduct>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
   if (error != cudaSuccess) return error;
-  gemm_kernel<kProduct, kGather>
-      <<<static_cast<unsigned>(blocks), kThreads, kSharedBytes, stream>>>(params);
+  gemm_kernel<kProduct><<<static_cast<unsigned>(blocks), kThreads, kSharedBytes, stream>>>(params);
   return cudaGetLastError();
 }
 
-template <Product kProduct, bool kGather>
+template <Product kProduct>
 cudaError_t count(int* clusters) {
   const cudaError_t error = cudaFuncSetAttribute(
-      gemm_kernel<kProduct, kGather>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
+      gemm_kernel<kProduct>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
   if (error != cudaSuccess) return error;
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(kCluster);
@@ -29,20 +28,19 @@ cudaError_t count(int* clusters) {
   size.val.clusterDim.y = size.val.clusterDim.z = 1;
   config.attrs = &size;
   config.numAttrs = 1;
-  return cudaOccupancyMaxActiveClusters(clusters, gemm_kernel<kProduct, kGather>, &config);
+  return cudaOccupancyMaxActiveClusters(clusters, gemm_kernel<kProduct>, &config);
 }
 
 }  // namespace
 
 cudaError_t count_clusters(Product product, int* clusters) {
-  return product == Product::gate_up ? count<Product::gate_up, true>(clusters)
-                                     : count<Product::down, false>(clusters);
+  return product == Product::gate_up ? count<Product::gate_up>(clusters)
+                                     : count<Product::down>(clusters);
 }
 
 cudaError_t launch(const Params& params, Product product, int blocks, cudaStream_t stream) {
-  if (product == Product::down) return launch_kernel<Product::down, false>(params, blocks, stream);
-  return params.row != nullptr ? launch_kernel<Product::gate_up, true>(params, blocks, stream)
-                               : launch_kernel<Product::gate_up, false>(params, blocks, stream);
+  return product == Product::gate_up ? launch_kernel<Product::gate_up>(params, blocks, stream)
+                                     : launch_kernel<Product::down>(params, blocks, stream);
 }
 
 }  // namespace longhaul::moe::cuda::sm90

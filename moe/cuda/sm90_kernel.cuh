@@ -54,7 +54,7 @@ __device__ __forceinline__ void accumulate(float (&d)[kWeightRows / 2], Smem sme
   wgmma::pin(d);
 }
 
-template <Product kProduct, bool kGather>
+template <Product kProduct>
 __device__ __forceinline__ void consume(const Params& params, Smem smem, const Slot* slots,
                                         int group) {
   const int first = (static_cast<int>(ptx::cluster_rank()) + kCluster * group) * kBlockRows;
@@ -67,7 +67,7 @@ __device__ __forceinline__ void consume(const Params& params, Smem smem, const S
     number = (number + 1) % kStages;
     if (slot.rows == 0) break;
     if (slot.rows > first) {
-      accumulate<kGather>(d, smem, ring, params.steps, group);
+      accumulate<kGathered<kProduct>>(d, smem, ring, params.steps, group);
       const int place = slot.place + first, rows = slot.rows - first;
       if (rows >= kBlockRows) {
         store_rows<kProduct>(params, d, smem.out(group), group, place, slot.column);
@@ -86,7 +86,7 @@ __device__ __forceinline__ void consume(const Params& params, Smem smem, const S
   if (threadIdx.x % 128 == 0) ptx::tma_store_wait();
 }
 
-template <Product kProduct, bool kGather>
+template <Product kProduct>
 __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1)
     gemm_kernel(const __grid_constant__ Params params) {
   extern __shared__ __align__(1024) unsigned char shared[];
@@ -94,9 +94,9 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1)
   Slot* const slots = reinterpret_cast<Slot*>(shared + kSlotOffset);
   if (threadIdx.x == 0) {
     ptx::prefetch_tensor_map(&params.weights);
-    if (!kGather) ptx::prefetch_tensor_map(&params.a);
+    if (!kGathered<kProduct>) ptx::prefetch_tensor_map(&params.a);
     for (uint32_t i = 0; i < kStages; ++i) {
-      ptx::mbarrier_init(smem.full(i), kGather ? 1 + 128 : 1);
+      ptx::mbarrier_init(smem.full(i), kGathered<kProduct> ? 1 + 128 : 1);
       ptx::mbarrier_init(smem.empty(i), kCluster * kConsumers * 4);  // one arrival per warp
     }
     ptx::fence_mbarrier_init();
@@ -107,7 +107,7 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1)
   const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0);
   if (warp < 4) {
     ptx::registers_lower<kProducerRegs>();
-    if (kGather) {
+    if (kGathered<kProduct>) {
       produce_gathered<kProduct>(params, smem, slots);
     } else if (threadIdx.x == 0) {
       produce_in_order<kProduct>(params, smem, slots);
@@ -115,7 +115,7 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1)
     __syncwarp();
   } else {
     ptx::registers_raise<kConsumerRegs>();
-    consume<kProduct, kGather>(params, smem, slots, warp / 4 - 1);
+    consume<kProduct>(params, smem, slots, warp / 4 - 1);
   }
   ptx::cluster_sync();  // nor may one end while the other still writes to it
 }

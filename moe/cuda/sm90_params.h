@@ -32,18 +32,22 @@ constexpr int kSharedBytes = kSlotOffset + kStages * 16;
 static_assert(kSharedBytes <= 227 * 1024);
 
 struct Params {
-  CUtensorMap a;        // [places, depth], where rows are not gathered
+  CUtensorMap a;        // [places, depth]: down
   CUtensorMap weights;  // [experts, weight rows, depth]
   CUtensorMap out_map;  // [places, columns]
   const RowTile* tiles;
   const int32_t* num_tiles;
-  const int32_t* row;  // of a_rows for each place; null: `a` is in order of the places
+  const int32_t* row;  // of a_rows for each place: gate_up
   const void* a_rows;
   void* out;
   int32_t columns;
   int32_t depth;
   int32_t steps;
 };
+
+// gate_up picks the rows of x itself; down finds them in order of the places.
+template <Product kProduct>
+constexpr bool kGathered = kProduct == Product::gate_up;
 
 template <Product kProduct>
 constexpr int kColumns = kProduct == Product::gate_up ? kWeightRows / 2 : kWeightRows;  // of a tile

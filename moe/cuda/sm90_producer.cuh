@@ -42,23 +42,41 @@ struct alignas(16) Slot {
   int32_t unused;
 };
 
-// Calls body(expert, place, rows, column) for every tile of this cluster.
-template <Product kProduct, class Body>
-__device__ __forceinline__ void for_each_tile(const Params& params, Body&& body) {
-  constexpr int kWidth = kColumns<kProduct>;
+struct Tile {
+  int32_t expert, place, rows, column;  // rows 0: no more work
+};
+
+// Finds this cluster's tiles, one after another. A look-up is two loads of which the second depends
+// on the first (and the gatherer's a third): done in parts between the steps of the tile before,
+// nobody waits for them.
+template <Product kProduct>
+class Tiles {
+ public:
   // Less than 2^31 tiles in all: checked by the host.
-  const int across = (params.columns + kWidth - 1) / kWidth;
-  const int total = *params.num_tiles * across;
-  const int clusters = static_cast<int>(gridDim.x) / kCluster;
-  for (int i = static_cast<int>(blockIdx.x) / kCluster; i < total; i += clusters) {
-    // Down the group's row tiles first, for they share weights.
-    const RowTile& any = params.tiles[i / across];
-    const int size = any.group_size;
-    const int inside = i - any.group_first * across;
-    const RowTile& tile = params.tiles[any.group_first + inside % size];
-    body(tile.expert, tile.place, tile.rows, inside / size * kWidth);
+  __device__ __forceinline__ explicit Tiles(const Params& params)
+      : tiles_(params.tiles),
+        across_((params.columns + kColumns<kProduct> - 1) / kColumns<kProduct>),
+        total_(*params.num_tiles * across_),
+        index_(static_cast<int>(blockIdx.x) / kCluster) {}
+  __device__ __forceinline__ void look_up_group() {
+    if (index_ >= total_) return;
+    const RowTile& any = tiles_[index_ / across_];
+    first_ = any.group_first;
+    size_ = any.group_size;
   }
-}
+  __device__ __forceinline__ Tile look_up_tile() {
+    if (index_ >= total_) return Tile{};
+    // Down the group's row tiles first, for they share weights.
+    const int inside = index_ - first_ * across_;
+    const RowTile& tile = tiles_[first_ + inside % size_];
+    index_ += static_cast<int>(gridDim.x) / kCluster;
+    return Tile{tile.expert, tile.place, tile.rows, inside / size_ * kColumns<kProduct>};
+  }
+
+ private:
+  const RowTile* tiles_;
+  int across_, total_, index_, first_ = 0, size_ = 1;
+};
 
 // Weights of one step, this block's half of them, for both blocks.
 template <Product kProduct>
@@ -88,24 +106,32 @@ __device__ __forceinline__ int blocks_of(uint32_t rank, int rows) {
 template <Product kProduct>
 __device__ __forceinline__ void produce_in_order(const Params& params, Smem smem, Slot* slots) {
   const uint32_t rank = ptx::cluster_rank();
+  Tiles<kProduct> tiles(params);
   Ring ring;
   uint32_t slot = 0;
-  for_each_tile<kProduct>(params, [&](int expert, int place, int rows, int column) {
-    const int blocks = blocks_of(rank, rows);
+  tiles.look_up_group();
+  Tile tile = tiles.look_up_tile();
+  while (tile.rows > 0) {
+    const int blocks = blocks_of(rank, tile.rows);
+    Tile next{};
     for (int step = 0; step < params.steps; ++step) {
       ptx::mbarrier_wait(smem.empty(ring.stage), ring.parity ^ 1);
-      if (step == 0) slots[slot] = Slot{place, rows, column, 0};
+      if (step == 0) slots[slot] = Slot{tile.place, tile.rows, tile.column, 0};
       const uint32_t full = smem.full(ring.stage);
       ptx::mbarrier_arrive_expect(full, static_cast<uint32_t>(blocks) * kBoxBytes + kBBytes);
       const int k = step * kDepth;
-      load_weights<kProduct>(params, smem, ring.stage, rank, k, column, expert);
+      load_weights<kProduct>(params, smem, ring.stage, rank, k, tile.column, tile.expert);
       for (int i = 0; i < blocks; ++i)
         ptx::tma_load(smem.a(ring.stage) + i * kBoxBytes, &params.a, full, k,
-                      place + (static_cast<int>(rank) + kCluster * i) * kBlockRows, 0);
+                      tile.place + (static_cast<int>(rank) + kCluster * i) * kBlockRows, 0);
       ring.advance();
+      if (step == 0) tiles.look_up_group();
+      if (step == 1) next = tiles.look_up_tile();
     }
+    if (params.steps == 1) next = tiles.look_up_tile();
+    tile = next;
     slot = (slot + 1) % kStages;
-  });
+  }
   ptx::mbarrier_wait(smem.empty(ring.stage), ring.parity ^ 1);
   slots[slot] = Slot{};
   ptx::mbarrier_arrive(smem.full(ring.stage));
@@ -133,26 +159,37 @@ __device__ __forceinline__ void produce_gathered(const Params& params, Smem smem
   const int thread = static_cast<int>(threadIdx.x);
   const int row = thread / 8, word = thread % 8;
   const auto to_row = static_cast<uint32_t>(row * 128 + ((word ^ (row % 8)) * 16));
-  Ring ring;
-  uint32_t slot = 0;
-  for_each_tile<kProduct>(params, [&](int expert, int place, int rows, int column) {
-    const int blocks = blocks_of(rank, rows);
-    const char* from[2 * kPasses];
+  const auto look_up_rows = [&](const Tile& tile, int32_t(&source)[2 * kPasses]) {
 #pragma unroll
     for (int i = 0; i < 2 * kPasses; ++i) {
       const int r = (static_cast<int>(rank) + kCluster * (i / kPasses)) * kBlockRows +
                     i % kPasses * kRowsPerPass + row;
-      const int64_t source = params.row[place + min(r, rows - 1)];
-      from[i] = static_cast<const char*>(params.a_rows) + source * params.depth * 2 + word * 16;
+      source[i] = tile.rows > 0 ? params.row[tile.place + min(r, tile.rows - 1)] : 0;
     }
+  };
+  const char* const rows = static_cast<const char*>(params.a_rows) + word * 16;
+  const int64_t pitch = static_cast<int64_t>(params.depth) * 2;
+  Tiles<kProduct> tiles(params);
+  Ring ring;
+  uint32_t slot = 0;
+  tiles.look_up_group();
+  Tile tile = tiles.look_up_tile();
+  int32_t source[2 * kPasses];
+  look_up_rows(tile, source);
+  while (tile.rows > 0) {
+    const int blocks = blocks_of(rank, tile.rows);
+    const char* from[2 * kPasses];
+#pragma unroll
+    for (int i = 0; i < 2 * kPasses; ++i) from[i] = rows + source[i] * pitch;
+    Tile next{};
     for (int step = 0; step < params.steps; ++step) {
       ptx::mbarrier_wait(smem.empty(ring.stage), ring.parity ^ 1);
       const uint32_t full = smem.full(ring.stage);
       const int k = step * kDepth;
       if (thread == 0) {
-        if (step == 0) slots[slot] = Slot{place, rows, column, 0};
+        if (step == 0) slots[slot] = Slot{tile.place, tile.rows, tile.column, 0};
         ptx::mbarrier_arrive_expect(full, kBBytes);
-        load_weights<kProduct>(params, smem, ring.stage, rank, k, column, expert);
+        load_weights<kProduct>(params, smem, ring.stage, rank, k, tile.column, tile.expert);
       }
       __syncwarp();
       const bool inside = k + word * 8 < params.depth;
@@ -164,9 +201,15 @@ __device__ __forceinline__ void produce_gathered(const Params& params, Smem smem
       }
       arrive_after_copies(full);
       ring.advance();
+      if (step == 0) tiles.look_up_group();
+      if (step == 1) next = tiles.look_up_tile();
+      if (step == 2) look_up_rows(next, source);
     }
+    if (params.steps == 1) next = tiles.look_up_tile();
+    if (params.steps <= 2) look_up_rows(next, source);
+    tile = next;
     slot = (slot + 1) % kStages;
-  });
+  }
   ptx::mbarrier_wait(smem.empty(ring.stage), ring.parity ^ 1);
   if (thread == 0) {
     slots[slot] = Slot{};

@@ -15,6 +15,7 @@ struct ExecutorOptions {
   attention::ContextParallelAttention::Options attention;
   int64_t page_size = 64;         // tokens a page of the KV cache
   bool deterministic = false;     // the same bits for any split, batch mix and repetition
+  bool wait_in_kernel = false;    // GPUs: attention starts before the exchange has ended
   std::string exchange = "auto";  // GPUs: how KV travels (comm/cuda/gather.h)
 };
 

@@ -19,7 +19,7 @@ const std::string kData = LONGHAUL_TEST_DATA;
 
 std::string run_line(int ranks, const std::string& model, const std::string& prompts,
                      const std::string& more) {
-  return kMpirun + " -np " + std::to_string(ranks) + " " + kBinary + " run --model " + model +
+  return kMpirun + " -np " + std::to_string(ranks) + " " + kBinary + " run --backend cpu --model " + model +
          " --prompts " + prompts + " " + more;
 }
 

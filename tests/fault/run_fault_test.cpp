@@ -61,7 +61,7 @@ JobResult run(const Case& c, const TemporaryFolder& folder) {
                  "-np",
                  std::to_string(c.ranks),
                  LONGHAUL_BINARY,
-                 "run",
+                 "run", "--backend", "cpu",
                  "--model",
                  model,
                  "--prompts",

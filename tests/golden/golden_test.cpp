@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <ostream>
 #include <string>
@@ -172,6 +173,63 @@ INSTANTIATE_TEST_SUITE_P(All, Golden, testing::ValuesIn(all_cases()),
 
 INSTANTIATE_TEST_SUITE_P(Gpu, Golden, testing::ValuesIn(gpu_cases()),
                          [](const auto& param) { return name_of(param.param); });
+
+// Root mean square of a - b over that of b.
+double rms_error(const std::vector<double>& a, const std::vector<double>& b) {
+  double errors = 0, squares = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    errors += (a[i] - b[i]) * (a[i] - b[i]);
+    squares += b[i] * b[i];
+  }
+  return std::sqrt(errors / squares);
+}
+
+class GoldenBf16 : public testing::TestWithParam<fs::path> {};
+
+// FlashAttention's rule for a whole model: the GPU's bf16 may be twice as far from the goldens as
+// the CPU's bf16, and half a bf16 step (2^-9) on top, which a tensor that is a rounded input has.
+TEST_P(GoldenBf16, AsGoodAsOnACpu) {
+  RunSpec spec;
+  spec.model = GetParam();
+  spec.prompts = read_token_lists(spec.model / "prompts.json");
+  spec.dtype = DType::bf16;
+  spec.backend = "cuda";
+  if (!backend_runs(spec)) GTEST_SKIP() << "no GPU here, or its kernels do not take this head_dim";
+  std::vector<RunOutput> gpu;
+  for (int ranks : {1, 2, 4}) {
+    spec.ranks = ranks;
+    spec.engine.chunk_tokens = ranks == 2 ? 50 : 0;
+    gpu.push_back(run_on_threads(spec));
+  }
+  spec.ranks = 1;
+  spec.engine.chunk_tokens = 0;
+  spec.backend = "cpu";
+  const RunOutput cpu = run_on_threads(spec);
+  const int num_layers = io::read_model_config(spec.model).num_layers;
+  io::Hdf5File golden = io::Hdf5File::open(spec.model / "golden.h5");
+  for (int s = 0; s < static_cast<int>(spec.prompts.size()); ++s) {
+    const std::string seq = fmt::format("seq_{}/", s);
+    const auto rows = read_ints(golden, seq + "rows");
+    for (int l = 0; l < num_layers; ++l) {
+      const std::string name = fmt::format("layers.{:02}.", l);
+      const std::pair<std::string, std::string> pairs[] = {
+          {name + "k", fmt::format("k/{}", l)},
+          {name + "v", fmt::format("v/{}", l)},
+          {l + 1 == num_layers ? "final_norm" : name + "hidden", fmt::format("hidden/{}", l + 1)}};
+      for (const auto& [tensor, path] : pairs) {
+        const auto expected = read_floats(golden, seq + path);
+        const double bound =
+            2 * rms_error(rows_of(cpu.tensors.at(tensor).at(s), rows), expected) + 0x1p-9;
+        for (const RunOutput& out : gpu)
+          EXPECT_LE(rms_error(rows_of(out.tensors.at(tensor).at(s), rows), expected), bound)
+              << tensor << " of sequence " << s;
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Gpu, GoldenBf16, testing::ValuesIn(golden_models()),
+                         [](const auto& param) { return param.param.filename().string(); });
 
 TEST(Goldens, AreThere) {
   EXPECT_GE(golden_models().size(), 5u);

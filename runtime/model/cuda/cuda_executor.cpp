@@ -66,7 +66,8 @@ class CudaExecutor final : public Executor {
         std::span<const int64_t> total_lengths)
         : comm(c),
           cache(e.cache_shape(total_lengths.size())),
-          attention(c, gather, cache, e.stream_, {e.options_.deterministic}) {
+          attention(c, gather, cache, e.stream_,
+                    {e.options_.deterministic, e.options_.wait_in_kernel}) {
       const int64_t page = e.options_.page_size;
       int64_t pages = 0;
       for (int64_t n : total_lengths) pages += (n + page - 1) / page;
@@ -106,6 +107,25 @@ class CudaExecutor final : public Executor {
     return gather.get();
   }
 
+  // A first gather, of a few bytes: NCCL connects its ranks when they first talk to each other.
+  void warm_up(comm::Communicator& comm, comm::cuda::Gather& gather) {
+    constexpr int64_t kBytes = 256;
+    const auto ranks = static_cast<size_t>(comm.size());
+    comm::cuda::GatherPlan plan;
+    plan.send.assign(ranks, {{comm.rank() * kBytes, kBytes}});
+    for (int64_t r = 0; r < comm.size(); ++r) plan.recv.push_back({{r * kBytes, kBytes}});
+    plan.send[static_cast<size_t>(comm.rank())].clear();
+    plan.recv[static_cast<size_t>(comm.rank())].clear();
+    gather.reserve(comm.size() * kBytes);
+    gather.set_plan(std::move(plan));
+    for (int i = 0; i < 2; ++i) {  // both buffers
+      gather.start(gather.next_parity(), stream_, {"first gather"});
+      gather.finish(stream_);
+    }
+    step_done_.record(stream_);
+    comm::cuda::wait_device(comm, step_done_, {"first gather"}, [&] { gather.check(); });
+  }
+
   void wait(const comm::OpLabel& label, const cuda::Event& event) {
     comm::cuda::Gather* gather = run_->comm.size() > 1 ? gather_for(run_->comm) : nullptr;
     comm::cuda::wait_device(run_->comm, event, label, [gather] {
@@ -128,7 +148,7 @@ class CudaExecutor final : public Executor {
 // Kernels are loaded at their first launch and matrix products look for their algorithm: a step of
 // made-up tokens does all of it.
 void CudaExecutor::prepare(comm::Communicator& comm, int64_t rows) {
-  gather_for(comm);
+  if (comm::cuda::Gather* gather = gather_for(comm)) warm_up(comm, *gather);
   rows = std::clamp<int64_t>(rows, 1, kWarmUpRows);
   decoder_.prepare(rows);
   const auto alone = comm::make_single_communicator();

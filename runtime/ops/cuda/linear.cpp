@@ -110,26 +110,46 @@ void Linear::prepare(int64_t rows, DType out_dtype, cudaStream_t stream,
                      const LinearOptions& options) const {
   LH_CHECK(defined(), "a layer without weights");
   Call call = make_call(weight_, bias_, rows, out_dtype, options);
-  if (rows <= 0 || call.shape.features == 0 || options.deterministic) return;
+  if (rows <= 0 || call.shape.features == 0) return;
   call.shape.alignment = alignment_of(call.shape, call.data);
   if (matmul_is_prepared(call.shape)) return;
   const int64_t class_rows = matmul_class_rows(rows);
   using longhaul::cuda::DeviceTensor;
-  DeviceTensor x, out;
+  DeviceTensor x, out, other, count;
   try {
-    x = DeviceTensor(weight_.dtype, {class_rows, call.shape.depth}, "timing a matrix product",
-                     MemoryUse::activations);
-    out = DeviceTensor(out_dtype, {class_rows, call.shape.out_stride}, "timing a matrix product",
-                       MemoryUse::activations);
+    const auto make = [](DType dtype, Shape shape) {
+      return DeviceTensor(dtype, shape, "timing a matrix product", MemoryUse::activations);
+    };
+    x = make(weight_.dtype, {class_rows, call.shape.depth});
+    out = make(out_dtype, {class_rows, call.shape.out_stride});
+    if (options.deterministic) {
+      other = make(out_dtype, {class_rows, call.shape.out_stride});
+      count = make(DType::i32, {1});
+    }
   } catch (const Error& e) {
     if (e.code() != ExitCode::resource) throw;
     return;
   }
   fill_random(x, 1, 0, 1, stream);
   fill_random(out, 2, 0, 1, stream);
-  call.data.x = x.view().data;
-  call.data.out = out.view().data;
-  matmul_prepare(call.shape, call.data, stream);
+  MatmulPreparation p;
+  p.data = call.data;
+  p.data.x = x.view().data;
+  p.data.out = out.view().data;
+  p.other_out = other.view().data;
+  p.refill = [&](void* to) { fill_random({to, out_dtype, out.view().shape}, 2, 0, 1, stream); };
+  p.same = [&] {
+    uint32_t different = 0;
+    void* on_device = count.view().data;
+    LH_CUDA(cudaMemsetAsync(on_device, 0, sizeof(different), stream));
+    count_different(out.view().data, other.view().data, out.num_bytes(),
+                    static_cast<uint32_t*>(on_device), stream);
+    LH_CUDA(
+        cudaMemcpyAsync(&different, on_device, sizeof(different), cudaMemcpyDeviceToHost, stream));
+    LH_CUDA(cudaStreamSynchronize(stream));
+    return different == 0;
+  };
+  matmul_prepare(call.shape, p, stream);
 }
 
 }  // namespace longhaul::ops::cuda

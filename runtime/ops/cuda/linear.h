@@ -10,15 +10,15 @@
 namespace longhaul::ops::cuda {
 
 struct LinearOptions {
-  // out += x W^T + b: the sum is formed in float32 and rounded once.
+  // out += x W^T + b. The product may be rounded to out's type before it is added, as on a CPU.
   bool accumulate = false;
   // Output features [first_feature, first_feature + num_features); num_features -1: all from there.
   int64_t first_feature = 0, num_features = -1;
   // Elements from a row of out to the next; 0: dense. For writing into a part of wider rows: out's
   // shape is still [rows, features].
   int64_t out_row_stride = 0;
-  // The bits of a row do not depend on how many rows there are, nor on what prepare() measured:
-  // one algorithm without split sums per layer shape, for every row count.
+  // The bits of a row do not depend on how many rows there are: never a split sum, and one
+  // algorithm for every row count until prepare() has seen others give the same bits.
   bool deterministic = false;
 };
 
@@ -42,11 +42,12 @@ class Linear {
   void apply(ConstTensorView x, TensorView out, cudaStream_t stream,
              const LinearOptions& options = {}) const;
 
-  // Times the library's first few proposals for about this many rows and keeps the fastest, for
-  // every Linear of the same shape and options on this device. Not for the inner loop: it allocates
-  // (at most 16384 rows of x and out, given back at the end; too little memory is no error: the
-  // first proposal stays) and synchronises `stream`. Without it, and always where `deterministic`
-  // is set, the library's first proposal is taken.
+  // Times the library's proposals for about this many rows and keeps the fastest, for every Linear
+  // of the same shape and options on this device; of deterministic ones those that, on random data,
+  // give the bits of the fixed choice. Not for the inner loop: it allocates (at most 16384 rows of
+  // x and out, given back at the end; too little memory is no error, the first proposal stays) and
+  // synchronises `stream`. Row counts share algorithms in classes: powers of two up to 32, then
+  // eighths of an octave's end, then all from 16384 on.
   void prepare(int64_t rows, DType out_dtype, cudaStream_t stream,
                const LinearOptions& options = {}) const;
 

@@ -19,7 +19,8 @@ namespace {
 constexpr int64_t kWorkspaceBytes = int64_t{32} << 20;
 // Row counts from here on are many waves of tiles: one algorithm serves them all.
 constexpr int64_t kManyRows = 16384;
-// The one for which deterministic products are chosen, whatever the row count.
+// The one for which deterministic products are chosen, whatever the row count, until a faster
+// algorithm has been seen to give the same bits.
 constexpr int64_t kDeterministicRows = 4096;
 constexpr int kProposals = 12;
 constexpr size_t kMostPlans = 4096;
@@ -108,7 +109,7 @@ Context& context() {
 }
 
 MatmulShape class_of(MatmulShape shape) {
-  shape.rows = shape.deterministic ? kDeterministicRows : matmul_class_rows(shape.rows);
+  shape.rows = matmul_class_rows(shape.rows);
   return shape;
 }
 
@@ -152,10 +153,15 @@ std::vector<cublasLtMatmulAlgo_t> proposals(const Context& c, const MatmulShape&
   return algorithms;
 }
 
-Context::Choice& choice(Context& c, const MatmulShape& class_shape) {
+cublasLtMatmulAlgo_t first_proposal(const Context& c, MatmulShape shape) {
+  if (shape.deterministic) shape.rows = kDeterministicRows;
+  return proposals(c, shape)[0];
+}
+
+const Context::Choice& choice(Context& c, const MatmulShape& class_shape) {
   const auto found = c.choices.find(class_shape);
   if (found != c.choices.end()) return found->second;
-  return c.choices.emplace(class_shape, Context::Choice{proposals(c, class_shape)[0]})
+  return c.choices.emplace(class_shape, Context::Choice{first_proposal(c, class_shape)})
       .first->second;
 }
 
@@ -173,9 +179,9 @@ const Context::Plan& plan(Context& c, const MatmulShape& shape) {
   Problem problem(shape);
   cublasLtMatmulAlgo_t algorithm = choice(c, class_of(shape)).algorithm;
   if (!fits(c, problem, algorithm)) {
-    LH_CHECK(!shape.deterministic, "the algorithm for {} rows cannot do {}", kDeterministicRows,
-             describe(shape));
-    algorithm = proposals(c, shape)[0];
+    algorithm = first_proposal(c, shape);
+    LH_CHECK(!shape.deterministic || fits(c, problem, algorithm),
+             "the algorithm for {} rows cannot do {}", kDeterministicRows, describe(shape));
   }
   return c.plans.emplace(shape, Context::Plan{problem, algorithm}).first->second;
 }
@@ -217,23 +223,39 @@ void matmul(const MatmulShape& shape, const MatmulData& data, cudaStream_t strea
 }
 
 bool matmul_is_prepared(const MatmulShape& shape) {
-  if (shape.deterministic) return true;
   Context& c = context();
   const std::lock_guard lock(c.mutex);
   const auto found = c.choices.find(class_of(shape));
   return found != c.choices.end() && found->second.measured;
 }
 
-void matmul_prepare(const MatmulShape& shape, const MatmulData& data, cudaStream_t stream) {
+void matmul_prepare(const MatmulShape& shape, const MatmulPreparation& p, cudaStream_t stream) {
   if (matmul_is_prepared(shape)) return;
   Context& c = context();
   const std::lock_guard lock(c.mutex);
   const MatmulShape class_shape = class_of(shape);
   const Problem problem(class_shape);
   void* scratch = workspace(c, stream);
+  std::vector<cublasLtMatmulAlgo_t> candidates = proposals(c, class_shape);
+  if (class_shape.deterministic) {
+    // Kernels of the library's present family add the terms of an element in the same order
+    // whatever their tiles, so most or all of them stay.
+    const cublasLtMatmulAlgo_t first = first_proposal(c, class_shape);
+    const auto run = [&](const cublasLtMatmulAlgo_t& algorithm, void* out) {
+      p.refill(out);
+      MatmulData data = p.data;
+      data.out = out;
+      launch(c, {problem, algorithm}, class_shape, data, scratch, stream);
+    };
+    run(first, p.data.out);
+    std::erase_if(candidates, [&](const cublasLtMatmulAlgo_t& algorithm) {
+      run(algorithm, p.other_out);
+      return !p.same();
+    });
+    candidates.insert(candidates.begin(), first);
+  }
   using longhaul::cuda::Event;
   Event begin(Event::Timing::on), end(Event::Timing::on);
-  const std::vector<cublasLtMatmulAlgo_t> candidates = proposals(c, class_shape);
   // They take turns, since the chip's clock falls with its temperature and power. The first turn
   // warms up.
   constexpr size_t kTurns = 7;
@@ -241,7 +263,7 @@ void matmul_prepare(const MatmulShape& shape, const MatmulData& data, cudaStream
   for (size_t turn = 0; turn <= kTurns; ++turn)
     for (size_t i = 0; i < candidates.size(); ++i) {
       begin.record(stream);
-      launch(c, {problem, candidates[i]}, class_shape, data, scratch, stream);
+      launch(c, {problem, candidates[i]}, class_shape, p.data, scratch, stream);
       end.record(stream);
       LH_CUDA(cudaStreamSynchronize(stream));
       if (turn > 0) times[i][turn - 1] = longhaul::cuda::milliseconds_between(begin, end);
@@ -251,16 +273,15 @@ void matmul_prepare(const MatmulShape& shape, const MatmulData& data, cudaStream
     return times[i][kTurns / 2];
   };
   constexpr double kGain = 0.98;  // less than this is noise: the library's choice stays
-  size_t best_index = 0;
+  size_t best = 0;
   double best_time = median(0) * kGain;
   for (size_t i = 1; i < candidates.size(); ++i) {
     const double time = median(i);
     if (time >= best_time) continue;
     best_time = time;
-    best_index = i;
+    best = i;
   }
-  const Context::Choice best{candidates[best_index], true};
-  c.choices.insert_or_assign(class_shape, best);
+  c.choices.insert_or_assign(class_shape, Context::Choice{candidates[best], true});
   c.plans.clear();  // those of the class were made with another algorithm
 }
 

@@ -5,6 +5,7 @@
 
 #include <compare>
 #include <cstdint>
+#include <functional>
 
 #include "runtime/core/dtype.h"
 
@@ -31,14 +32,28 @@ struct MatmulData {
 // On the calling thread's device. Throws Error(internal) with cuBLAS's status, the call and shape.
 void matmul(const MatmulShape& shape, const MatmulData& data, cudaStream_t stream);
 
-// Times the library's proposals for the shape's class of row counts on the data, which has
-// matmul_class_rows(shape.rows) rows, and keeps the fastest. Once for a class; synchronises.
-void matmul_prepare(const MatmulShape& shape, const MatmulData& data, cudaStream_t stream);
+// What choosing an algorithm works on: x and out have matmul_class_rows(shape.rows) rows.
+struct MatmulPreparation {
+  MatmulData data;
+  // Only for deterministic shapes: a second out; a function that gives an out its contents before
+  // the product; one that tells whether the two outs hold the same bits.
+  void* other_out = nullptr;
+  std::function<void(void*)> refill;
+  std::function<bool()> same;
+};
+
+// Times the library's proposals for the shape's class of row counts and keeps the fastest; of
+// deterministic ones, those that give the bits of the fixed choice. Once for a class; synchronises.
+void matmul_prepare(const MatmulShape& shape, const MatmulPreparation& preparation,
+                    cudaStream_t stream);
 bool matmul_is_prepared(const MatmulShape& shape);
 
 // Row counts that share an algorithm share this representative.
 int64_t matmul_class_rows(int64_t rows);
 
+// *count += the 4-byte words in which a and b differ.
+void count_different(const void* a, const void* b, int64_t bytes, uint32_t* count,
+                     cudaStream_t stream);
 // out [rows, features] f32 (rows out_stride apart) += bias [features] bf16.
 void add_bias(float* out, const void* bias, int64_t rows, int64_t features, int64_t out_stride,
               cudaStream_t stream);

@@ -1,3 +1,5 @@
+// What the library leaves to us around a product.
+
 #include "runtime/ops/cuda/matmul.h"
 #include "runtime/ops/cuda/vector.cuh"
 
@@ -14,7 +16,24 @@ __global__ void __launch_bounds__(kThreads)
       out[row * out_stride + i] += to_float(bias[i]);
 }
 
+__global__ void __launch_bounds__(kThreads)
+    count_different_kernel(const uint32_t* a, const uint32_t* b, int64_t words, uint32_t* count) {
+  uint32_t mine = 0;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < words;
+       i += static_cast<int64_t>(gridDim.x) * kThreads)
+    mine += a[i] != b[i];
+  if (mine != 0) atomicAdd(count, mine);
+}
+
 }  // namespace
+
+void count_different(const void* a, const void* b, int64_t bytes, uint32_t* count,
+                     cudaStream_t stream) {
+  const int64_t words = bytes / 4;
+  count_different_kernel<<<blocks_for(words + 1, kThreads * 8), kThreads, 0, stream>>>(
+      static_cast<const uint32_t*>(a), static_cast<const uint32_t*>(b), words, count);
+  LH_CUDA_LAUNCH("count_different");
+}
 
 void add_bias(float* out, const void* bias, int64_t rows, int64_t features, int64_t out_stride,
               cudaStream_t stream) {
