@@ -48,6 +48,13 @@ void CopyList::clear() {
 }
 
 void CopyList::add(void* to, const void* from, int64_t bytes) {
+  for (; longest_ > 0 && bytes > longest_; bytes -= longest_) {
+    to_.push_back(to);
+    from_.push_back(from);
+    bytes_.push_back(static_cast<size_t>(longest_));
+    to = at(to, longest_);
+    from = at(from, longest_);
+  }
   if (bytes == 0) return;
   to_.push_back(to);
   from_.push_back(from);

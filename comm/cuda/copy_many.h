@@ -15,6 +15,8 @@ namespace longhaul::comm::cuda {
 class CopyList {
  public:
   void clear();
+  // Longer copies are cut; 0: none is.
+  void set_longest(int64_t bytes) { longest_ = bytes; }
   void add(void* to, const void* from, int64_t bytes);
   // The segments of one buffer to the same places of another.
   void add_segments(void* to, const void* from, const std::vector<Segment>& segments);
@@ -23,9 +25,10 @@ class CopyList {
   void add_unpack(void* buffer, const void* packed, const std::vector<Segment>& segments);
   // Up to `few` copies go by a call each, more by one call for all.
   void enqueue(cudaStream_t stream, int few = kFewCopies) const;
-  static constexpr int kFewCopies = 4;
+  static constexpr int kFewCopies = 1;
 
  private:
+  int64_t longest_ = 0;
   std::vector<void*> to_;
   std::vector<const void*> from_;
   std::vector<size_t> bytes_;

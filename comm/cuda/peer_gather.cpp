@@ -52,11 +52,7 @@ PeerGather::PeerGather(Communicator& comm, const PeerOptions& options,
     if (r != rank()) own_flags_.push_back(word(words_->own(), r));
     flags_at_peers_.push_back(word(words_->addresses()[static_cast<size_t>(r)], rank()));
   }
-  for (int i = 0; i < std::max(options.push_streams, 1); ++i) {
-    push_.push_back(std::make_unique<longhaul::cuda::Stream>());
-    pushed_.emplace_back();
-    pushed_.back().record(*push_.back());
-  }
+  copies_.set_longest(options.copy_bytes);
   for (PieceTable& t : tables_) {
     constexpr int64_t kBytes = kMostPieces * static_cast<int64_t>(sizeof(PushPiece));
     t.device = longhaul::cuda::Buffer(kBytes, "table of the exchange", MemoryUse::exchange);
@@ -103,7 +99,7 @@ PeerGather::~PeerGather() {
       signals_.write(release_, own_flags_, epoch_);
       return;
     }
-    for (const auto& stream : push_) wait_stream(comm_, *stream, {"end of the exchange"});
+    wait_device(comm_, pushed_, {"end of the exchange"});
   } catch (...) {
     if (!unwinding()) end_process(std::current_exception());
   }
@@ -113,7 +109,7 @@ void PeerGather::reserve(int64_t bytes) {
   LH_CHECK(!under_way_, "reserve during gather {}", label_.name);
   comm_.all_reduce(&bytes, 1, DType::i64, ReduceOp::max, {"reserve exchange"});
   if (bytes <= capacity()) return;
-  for (const auto& stream : push_) wait_stream(comm_, *stream, {"reserve exchange"});
+  wait_device(comm_, pushed_, {"reserve exchange"});
   for (auto& b : buffers_) b.reset();
   for (auto& b : buffers_) {
     std::string why;
@@ -153,7 +149,7 @@ void PeerGather::set_plan(GatherPlan plan) {
 // Signals of two epochs must not overtake each other on two streams.
 void PeerGather::follow_copies(cudaStream_t stream) {
   if (!by_copies_) return;
-  for (const auto& event : pushed_) event.make_wait(stream);
+  pushed_.make_wait(stream);
   by_copies_ = false;
 }
 
@@ -176,32 +172,30 @@ void PeerGather::push_by_kernel(cudaStream_t stream) {
 }
 
 void PeerGather::push_by_copies(cudaStream_t stream) {
-  by_copies_ = true;
   ready_.record(stream);
-  for (const auto& p : push_) ready_.make_wait(*p);
+  ready_.make_wait(push_);
   const std::span<void* const> peers = peer_buffers(parity_);
   const void* own = buffer(parity_);
   const auto self = static_cast<size_t>(rank()), n = static_cast<size_t>(size());
-  const bool early =
-      push_.size() > 1 || plan_.total_send >= options_.early_signal_bytes * std::max(size() - 1, 1);
+  const bool early = plan_.total_send >= options_.early_signal_bytes * std::max(size() - 1, 1);
   copies_.clear();
   // Every rank begins with the next one: at each time each GPU receives from one other.
   for (size_t d = 1; d < n; ++d) {
     const size_t r = (self + d) % n;
     copies_.add_segments(peers[r], own, plan_.send[r]);
     if (!early) continue;
-    const auto& out = push_[(d - 1) % push_.size()];
-    copies_.enqueue(*out, options_.few_copies);
+    copies_.enqueue(push_, options_.few_copies);
     copies_.clear();
-    signals_.write(*out, {&flags_at_peers_[r], 1}, epoch_);
+    signals_.write(push_, {&flags_at_peers_[r], 1}, epoch_);
   }
-  copies_.enqueue(*push_[0], options_.few_copies);
+  copies_.enqueue(push_, options_.few_copies);
   // The own flag, for kernels that wait by themselves, tells nothing: any time will do.
   if (early)
-    signals_.write(*push_[0], {&flags_at_peers_[self], 1}, epoch_);
+    signals_.write(push_, {&flags_at_peers_[self], 1}, epoch_);
   else
-    signals_.write(*push_[0], flags_at_peers_, epoch_);
-  for (size_t i = 0; i < push_.size(); ++i) pushed_[i].record(*push_[i]);
+    signals_.write(push_, flags_at_peers_, epoch_);
+  pushed_.record(push_);
+  by_copies_ = true;
 }
 
 void PeerGather::start(int parity, cudaStream_t stream, OpLabel label) {
@@ -219,7 +213,10 @@ void PeerGather::start_signal_only(int parity, cudaStream_t stream, OpLabel labe
   begin(parity, label);
   ++epoch_;
   follow_copies(stream);
-  signals_.write(stream, flags_at_peers_, epoch_);
+  if (options_.signal_only_by_kernel)
+    write_words(stream, flags_at_peers_.data(), size(), epoch_);
+  else
+    signals_.write(stream, flags_at_peers_, epoch_);
 }
 
 void PeerGather::finish(cudaStream_t stream) {
@@ -236,12 +233,10 @@ Gather::Flags PeerGather::flags() const {
 }
 
 void PeerGather::check() {
-  for (const auto& stream : push_) {
-    const cudaError_t error = cudaStreamQuery(*stream);
-    if (error == cudaSuccess || error == cudaErrorNotReady) continue;
-    fail(ExitCode::peer_lost, "gather {} between GPUs failed: {} ({})", label_.name,
-         cudaGetErrorString(error), cudaGetErrorName(error));
-  }
+  const cudaError_t error = cudaStreamQuery(push_);
+  if (error == cudaSuccess || error == cudaErrorNotReady) return;
+  fail(ExitCode::peer_lost, "gather {} between GPUs failed: {} ({})", label_.name,
+       cudaGetErrorString(error), cudaGetErrorName(error));
 }
 
 }  // namespace longhaul::comm::cuda

@@ -17,14 +17,17 @@
 
 namespace longhaul::comm::cuda {
 
+// The thresholds come from measurements on four H200 (tests/gpu/comm/comm_bench.cpp).
 struct PeerOptions {
   // Gathers that send at most so much, to all peers together, go by a kernel.
-  int64_t kernel_push_bytes = 1 << 20;
-  // Gathers that send at least so much to a peer signal it at once; others signal all at the end.
-  int64_t early_signal_bytes = 1 << 20;
-  int push_streams = 1;
+  int64_t kernel_push_bytes = int64_t{4} << 20;
+  // Gathers that send at least so much to a peer on average signal it at once, which costs 8 us a
+  // peer; others signal all peers at the end.
+  int64_t early_signal_bytes = int64_t{64} << 20;
+  int64_t copy_bytes = 0;                 // longest copy; 0: as long as the segments are
   int few_copies = CopyList::kFewCopies;  // CopyList::enqueue
   bool memory_operations = true;          // Signals
+  bool signal_only_by_kernel = false;     // start_signal_only
   // For tests: flags even where a kernel that waits could keep others from sending, were it large;
   // and the wrap of the counter.
   bool flags_always = false;
@@ -75,8 +78,8 @@ class PeerGather final : public GatherBase {
   std::vector<uint32_t*> flags_at_peers_;  // [size] of this rank, own included
   Signals signals_;
   longhaul::cuda::Stream release_;
-  std::vector<std::unique_ptr<longhaul::cuda::Stream>> push_;
-  std::vector<longhaul::cuda::Event> pushed_;  // after a stream's last push
+  longhaul::cuda::Stream push_;
+  longhaul::cuda::Event pushed_;  // the last gather's copies and signals are done
   longhaul::cuda::Event ready_;
   std::array<PieceTable, 2> tables_;
   int table_ = 0;

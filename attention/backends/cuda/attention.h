@@ -73,15 +73,16 @@ struct Plan {
   Shape shape;
   PlanOptions options;
   std::vector<std::byte> table;  // goes to the device as it is
-  int64_t workspace_bytes = 0;   // zeroed once; every launch leaves its counters zero again
+  int64_t workspace_bytes = 0;   // zeroed once; launches leave the counters zero again, so
+                                 // plans of one kernel may share the largest workspace of them
   int64_t num_tiles = 0;
   int64_t max_kv_length = 0;
   int num_splits = 1;  // most parts that any tile's keys are cut into
   double flops = 0;    // 2 * (head_dim + head_dim_v) * num_heads * unmasked area
   // What the kernels need to read the table; callers need not look.
   int heads_per_tile = 1;    // query heads of one kv head that share a tile
-  int64_t num_merges = 0;    // tiles whose keys are cut
-  int64_t num_partials = 0;  // parts of them
+  int64_t num_merges = 0;    // tiles whose parts a second kernel joins
+  int64_t num_partials = 0;  // parts of all tiles whose keys are cut
 };
 // Every query of every item once, longest work first; where there are too few tiles to fill the
 // device, the keys of long ones are cut and the parts merged in float32. Pure: needs no device.
@@ -92,8 +93,10 @@ Plan make_plan(Kernel kernel, const Shape& shape, std::span<const Item> items,
 // Rows of k and v become valid while the kernel runs. Word i of row_sources covers the
 // kReadyRows rows from kReadyRows * i (of k and v, pages or not): a bit for each source with rows
 // among them. Source s is ready once flags[s] - value, as a signed difference, is >= 0; flags are
-// written by copy engines or peers, after the rows. The kernel waits without end: who gives up on a
-// source sets its flag, and throws the result away.
+// written by copy engines or peers, after the rows. A kernel on this device may find no room beside
+// the attention kernel, so rows must not wait for one that was not enqueued before it, nor for a
+// copy within this device, which is a kernel too (or plan with fewer multiprocessors). The kernel
+// waits without end: who gives up on a source sets its flag, and throws the result away.
 struct ReadyFlags {
   const uint32_t* flags = nullptr;        // [<= 32], null: everything is ready
   const uint32_t* row_sources = nullptr;  // [ceil(kv_rows / kReadyRows)]

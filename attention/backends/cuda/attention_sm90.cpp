@@ -153,6 +153,7 @@ void run(const Plan& plan, const Args& args, cudaStream_t stream) {
       static_cast<int>(std::min<int64_t>(plan.options.multiprocessors, plan.num_tiles * units));
   int device = 0;
   LH_CUDA(cudaGetDevice(&device));
+  if (plan.num_merges > 0) LH_CUDA(load_merge());
   LH_CUDA(general ? launch<General<C>>(params, device, blocks, stream)
                   : launch<C>(params, device, blocks, stream));
   if (plan.num_merges > 0) merge(params, plan, C::kBlockM, stream);

@@ -80,7 +80,12 @@ struct Consumer {
     int key = block * C::kBlockN + lane / 4;
     const auto* keys =
         static_cast<const __nv_bfloat16*>(params.k_data) + slot.kv_head * C::kD + lane % 4 * 2;
-    if constexpr (!C::kGeneral) keys += (slot.kv_row + int64_t{key}) * params.k_stride;
+    int page_begin = -1;
+    if constexpr (C::kGeneral) {
+      page_begin = late_field(smem, q_tile, offsetof(Slot, page_begin));
+    } else {
+      keys += (slot.kv_row + int64_t{key}) * params.k_stride;
+    }
 #pragma unroll
     for (int i = 0; i < C::kBlockN / 2; ++i) s[i] = 0.f;
 #pragma unroll 1
@@ -92,7 +97,7 @@ struct Consumer {
         int64_t row = 8 * g;
         // Keeps the compiler from looking up all rows ahead: there are no registers for them.
         if constexpr (C::kGeneral) asm volatile("" : "+r"(key));
-        if constexpr (C::kGeneral) row = key_row(params, slot.page_begin, slot.kv_row, key + 8 * g);
+        if constexpr (C::kGeneral) row = key_row(params, page_begin, slot.kv_row, key + 8 * g);
         // Past the L1 cache: with ready flags a row may have come since a neighbour was read.
         const auto* b = reinterpret_cast<const unsigned*>(keys + row * params.k_stride + 16 * step);
         ptx::mma_m16n8k16(s + 4 * g, a, __ldcg(b), __ldcg(b + 4));
@@ -281,27 +286,6 @@ struct Consumer {
   }
 };
 
-// What a consumer knows of its tile: the plain kernel keeps it in registers, the general one, which
-// has none to spare, reads the slot again wherever it needs a field.
-template <class C, bool kInRegisters = !C::kGeneral>
-class TileView {
- public:
-  __device__ explicit TileView(const Slot& shared) : slot_(read_slot(shared)) {}
-  __device__ const Slot& get() const { return slot_; }
-
- private:
-  Slot slot_;
-};
-template <class C>
-class TileView<C, false> {
- public:
-  __device__ explicit TileView(const Slot& shared) : slot_(shared) {}
-  __device__ const Slot& get() const { return slot_; }
-
- private:
-  const Slot& slot_;
-};
-
 template <class C>
 __device__ __forceinline__ void consume(const Params& params, Smem<C> smem, const Slot* slots,
                                         int group) {
@@ -311,28 +295,35 @@ __device__ __forceinline__ void consume(const Params& params, Smem<C> smem, cons
   if (group == C::kWarpgroups - 1) me.next_turn();
   while (true) {
     ptx::mbarrier_wait(smem.q_full(q_ring.stage), q_ring.parity);
-    const TileView<C> slot(slots[q_ring.stage]);
-    if (slot.get().q_row < 0) break;
+    Slot slot = read_slot(slots[q_ring.stage]);
+    if (slot.q_row < 0) break;
 #pragma unroll
     for (int i = 0; i < C::kDv / 2; ++i) me.o[i] = 0.f;
     me.rows = RowState{};
-    if (slot.get().kv_end > 0) me.run_tile(params, slot.get(), smem.q(q_ring.stage));
-    const Slot done = slot.get();
+    const uint32_t q_tile = smem.q(q_ring.stage);
+    if (slot.kv_end > 0) me.run_tile(params, slot, q_tile);
+    if constexpr (C::kGeneral) {
+      slot.q_row = late_field(smem, q_tile, offsetof(Slot, q_row));
+      slot.q_count = late_field(smem, q_tile, offsetof(Slot, q_count));
+      slot.unit = late_field(smem, q_tile, offsetof(Slot, unit));
+      slot.partial = late_field(smem, q_tile, offsetof(Slot, partial));
+      slot.join = late_field(smem, q_tile, offsetof(Slot, join));
+    }
     __syncwarp();  // every lane is done with its rows of Q
     me.release(smem.q_empty(q_ring.stage));
     q_ring.advance();
     if constexpr (!C::kGeneral) {
-      write_rows<C::kDv>(params, me.o, me.rows, done.q_row, done.q_count, done.unit, group * 64);
+      write_rows<C::kDv>(params, me.o, me.rows, slot.q_row, slot.q_count, slot.unit, group * 64);
     } else {
-      bool whole = done.partial < 0;
+      bool whole = slot.partial < 0;
       if (!whole) {
-        if (C::kJoins && done.join != 0) {
-          if constexpr (C::kJoins) whole = join_parts<C>(params, me.o, me.rows, done, group);
+        if (C::kJoins && slot.join != 0) {
+          if constexpr (C::kJoins) whole = join_parts<C>(params, me.o, me.rows, slot, group);
         } else {
-          write_partial<C>(params, me.o, me.rows, done, group * 64);
+          write_partial<C>(params, me.o, me.rows, slot, group * 64);
         }
       }
-      if (whole) write_rows_general<C>(params, me.o, me.rows, done, group * 64);
+      if (whole) write_rows_general<C>(params, me.o, me.rows, slot, group * 64);
     }
   }
 }

@@ -32,8 +32,7 @@ constexpr float kLn2 = 0.6931471805599453f;
 // Row r of this thread's two, times `scale`, in bf16.
 template <int kDv>
 __device__ __forceinline__ void write_row_bf16(__nv_bfloat16* row, const float (&o)[kDv / 2], int r,
-                                               float scale, bool inside) {
-  const int lane = threadIdx.x % 32;
+                                               float scale, bool inside, int lane) {
   __nv_bfloat16* const out = row + 8 * (lane % 4);
 #pragma unroll
   for (int g = 0; g < kDv / 8; g += 4) {  // 32 columns: eight for each lane of the quad
@@ -75,12 +74,21 @@ __device__ __forceinline__ void write_rows(const Params& params, const float (&o
         }
       }
     } else {
-      write_row_bf16<kDv>(static_cast<__nv_bfloat16*>(params.out) + at, o, r, inverse, inside);
+      write_row_bf16<kDv>(static_cast<__nv_bfloat16*>(params.out) + at, o, r, inverse, inside,
+                          lane);
     }
   }
 }
 
 // ---- The same for the general kernel, where rows may be queries x heads of a group.
+
+// The thread's number, read where it is written: from threadIdx the compiler would form everything
+// that follows before the key loop, and there are no registers to keep it in.
+__device__ __forceinline__ int thread_read_late() {
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread;
+}
 
 // One row of one head: the final result, or where out and lse hold that of other keys, both merged.
 struct RowTarget {
@@ -108,17 +116,21 @@ struct MergeWeights {
 };
 __device__ __forceinline__ MergeWeights merge_weights(float old_lse, float new_lse) {
   const float top = fmaxf(old_lse, new_lse);
-  if (top == -INFINITY) return {0.f, 0.f, -INFINITY};
-  const float a = expf(old_lse - top), b = expf(new_lse - top);
-  return {a / (a + b), b / (a + b), top + logf(a + b)};
+  const float base = top == -INFINITY ? 0.f : top;
+  const float a = expf(old_lse - base), b = expf(new_lse - base);
+  const float inverse = top == -INFINITY ? 0.f : 1.f / (a + b);
+  return {a * inverse, b * inverse, top == -INFINITY ? top : top + logf(a + b)};
 }
 
+// Without branches that lanes take differently: after one the compiler would no longer know that
+// the warp is together, and form the matrix descriptors of the key loop in ordinary registers.
 template <class C>
 __device__ __forceinline__ void write_rows_general(const Params& params,
                                                    const float (&o)[C::kDv / 2],
                                                    const RowState& rows, const Slot& slot,
                                                    int first) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
+  const int thread = thread_read_late();
+  const int lane = thread % 32, warp = thread / 32 % 4;
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const RowTarget target = row_target(params, slot, C::kDv, first + warp * 16 + lane / 4 + 8 * r);
@@ -126,8 +138,9 @@ __device__ __forceinline__ void write_rows_general(const Params& params,
     float inverse = sum > 0.f ? 1.f / sum : 0.f;
     float lse = sum > 0.f ? rows.shift[r] * kLn2 + logf(sum) : -INFINITY;
     float keep = 0.f;
-    if (params.accumulate && target.inside) {
-      const MergeWeights w = merge_weights(params.lse[target.lse_at], lse);
+    if (params.accumulate) {
+      const float old_lse = target.inside ? params.lse[target.lse_at] : -INFINITY;
+      const MergeWeights w = merge_weights(old_lse, lse);
       inverse *= w.new_weight;
       keep = w.old_weight;
       lse = w.lse;
@@ -138,19 +151,16 @@ __device__ __forceinline__ void write_rows_general(const Params& params,
       float* const out = static_cast<float*>(params.out) + target.out_at + 2 * (lane % 4);
 #pragma unroll
       for (int g = 0; g < C::kDv / 8; ++g) {
-        if (!target.inside) continue;
         auto* const to = reinterpret_cast<float2*>(out + 8 * g);
-        float2 value = make_float2(o[4 * g + 2 * r] * inverse, o[4 * g + 2 * r + 1] * inverse);
-        if (keep > 0.f) {
-          const float2 old = *to;
-          value.x += keep * old.x;
-          value.y += keep * old.y;
+        const float2 old = keep > 0.f ? *to : make_float2(0.f, 0.f);
+        if (target.inside) {
+          *to = make_float2(fmaf(keep, old.x, o[4 * g + 2 * r] * inverse),
+                            fmaf(keep, old.y, o[4 * g + 2 * r + 1] * inverse));
         }
-        *to = value;
       }
     } else {
       write_row_bf16<C::kDv>(static_cast<__nv_bfloat16*>(params.out) + target.out_at, o, r, inverse,
-                             target.inside);
+                             target.inside, lane);
     }
   }
 }
@@ -166,12 +176,16 @@ __device__ __forceinline__ void write_partial(const Params& params, const float 
   for (int r = 0; r < 2; ++r) {
     const int row = first + warp * 16 + lane / 4 + 8 * r;
     const float sum = quad_sum(rows.sum[r]);
-    if (row >= slot.q_count * params.heads_per_tile) continue;
-    if (lane % 4 == 0) params.partial_state[tile_row + row] = make_float2(rows.shift[r], sum);
+    const bool inside = row < slot.q_count * params.heads_per_tile;
+    if (inside && lane % 4 == 0)
+      params.partial_state[tile_row + row] = make_float2(rows.shift[r], sum);
     float* const out = params.partial_out + (tile_row + row) * C::kDv + 2 * (lane % 4);
 #pragma unroll
     for (int g = 0; g < C::kDv / 8; ++g) {
-      *reinterpret_cast<float2*>(out + 8 * g) = make_float2(o[4 * g + 2 * r], o[4 * g + 2 * r + 1]);
+      if (inside) {
+        *reinterpret_cast<float2*>(out + 8 * g) =
+            make_float2(o[4 * g + 2 * r], o[4 * g + 2 * r + 1]);
+      }
     }
   }
 }

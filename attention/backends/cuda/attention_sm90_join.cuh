@@ -15,7 +15,7 @@ __device__ __forceinline__ bool join_parts(const Params& params, float (&o)[C::k
   // loop.
   int lane;
   asm volatile("mov.u32 %0, %%laneid;" : "=r"(lane));
-  const int warp = group * 4 + threadIdx.x / 32 % 4;
+  const int warp = __shfl_sync(0xffffffffu, group * 4 + static_cast<int>(threadIdx.x) / 32 % 4, 0);
   if (warp * kRowsPerArrival >= slot.q_count * params.heads_per_tile) return false;  // rows of none
   const int parts = slot.join & 0xff;
   // Of the first part; the others follow each `step` warps on.

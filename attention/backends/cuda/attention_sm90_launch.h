@@ -20,6 +20,9 @@ extern template cudaError_t launch<General<ConfigD128>>(const Params&, int, int,
 extern template cudaError_t launch<General<ConfigD192>>(const Params&, int, int, cudaStream_t);
 extern template cudaError_t launch<General<ConfigD256>>(const Params&, int, int, cudaStream_t);
 
+// Loads the kernel of launch_merge. A kernel's first launch may wait until the device is idle,
+// which it is not while an attention kernel waits for rows that others still send.
+cudaError_t load_merge();
 // Joins the partial results of the kernel launched just before on the stream.
 cudaError_t launch_merge(const MergeParams& params, int64_t num_merges, cudaStream_t stream);
 

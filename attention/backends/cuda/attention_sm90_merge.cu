@@ -98,6 +98,11 @@ __global__ void __launch_bounds__(32 * kWarps) merge_kernel(const MergeParams p)
 
 }  // namespace
 
+cudaError_t load_merge() {
+  cudaFuncAttributes attributes;
+  return cudaFuncGetAttributes(&attributes, merge_kernel);
+}
+
 cudaError_t launch_merge(const MergeParams& params, int64_t num_merges, cudaStream_t stream) {
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(num_merges * params.num_units),

@@ -75,7 +75,9 @@ __device__ __forceinline__ void leave(const Params& params) {
   }
 }
 
-// Lane 0 reads, since lane 0 also gives the stage back.
+// Lane 0 reads, since lane 0 also gives the stage back. The compiler sees that all lanes have the
+// same values and keeps them, and what follows from them, in uniform registers.
+// Fields that are needed late are read late, by late_field.
 __device__ __forceinline__ Slot read_slot(const Slot& from) {
   Slot slot{};
   if (threadIdx.x % 32 == 0) slot = from;
@@ -88,6 +90,14 @@ __device__ __forceinline__ Slot read_slot(const Slot& from) {
   all(slot.kv_row);
   all(slot.kv_head);
   return slot;
+}
+
+// A field of the slot of the tile whose queries lie at q_tile, which has not been given back yet.
+template <class C>
+__device__ __forceinline__ int late_field(Smem<C> smem, uint32_t q_tile, uint32_t offset) {
+  const uint32_t stage = (q_tile - smem.q(0)) / C::kQBytes;
+  const uint32_t at = smem.base + C::kSlotOffset + stage * static_cast<uint32_t>(sizeof(Slot));
+  return __shfl_sync(0xffffffffu, __float_as_int(ptx::load_shared_in_order(at + offset)), 0);
 }
 
 template <class C>

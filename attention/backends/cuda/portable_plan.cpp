@@ -211,6 +211,8 @@ Plan make_plan(const Shape& shape, std::span<const Item> items, const PlanOption
   plan.num_tiles = static_cast<int64_t>(tiles.size());
   plan.table.resize(tiles.size() * sizeof(Tile));
   if (!tiles.empty()) std::memcpy(plan.table.data(), tiles.data(), plan.table.size());
+  plan.num_merges = splits;
+  plan.num_partials = partials;
   if (splits > 0) {
     plan.workspace_bytes =
         splits * shape.num_heads * int64_t{sizeof(uint32_t)} +

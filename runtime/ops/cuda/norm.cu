@@ -7,12 +7,7 @@ namespace longhaul::ops::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-#ifndef LH_NORM_BLOCKS
-#define LH_NORM_BLOCKS 4
-#endif
-#ifndef LH_NORM_WARPS
-#define LH_NORM_WARPS 2
-#endif
+constexpr int kBlocks = 4;  // of a multiprocessor: bounds the registers of a thread
 
 template <class T>
 struct NormArgs {
@@ -42,8 +37,7 @@ __device__ float row_sum(float x, float (&shared)[kThreads / 32]) {
 
 // `warps` warps share a row of up to warps * 32 * packs 16-byte packs, of just as many if kFull.
 template <int warps, int packs, bool kFull, bool kAdd, class T>
-__global__ void __launch_bounds__(kThreads, packs > 4 ? 2 : LH_NORM_BLOCKS)
-    norm_kernel(NormArgs<T> a) {
+__global__ void __launch_bounds__(kThreads, packs > 4 ? 2 : kBlocks) norm_kernel(NormArgs<T> a) {
   constexpr int N = kVector<T>;
   constexpr int kLanes = warps * 32;
   constexpr int kRows = kThreads / kLanes;
@@ -145,7 +139,7 @@ void norm(const NormArgs<T>& a, cudaStream_t stream) {
   else if (packs <= 32 * 4)
     launch<1, 4, kAdd>(a, stream);
   else if (packs <= 64 * 4)
-    launch<LH_NORM_WARPS, 8 / LH_NORM_WARPS, kAdd>(a, stream);
+    launch<2, 4, kAdd>(a, stream);
   else if (packs <= 128 * 3)
     launch<4, 3, kAdd>(a, stream);
   else if (packs <= 128 * 4)

@@ -5,18 +5,8 @@ namespace longhaul::ops::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-#ifndef LH_QKV_BLOCKS
-#define LH_QKV_BLOCKS 4
-#endif
-#ifndef LH_QKV_PASSES
-#define LH_QKV_PASSES 4
-#endif
-#ifndef LH_QKV_PACK
-#define LH_QKV_PACK 4
-#endif
-constexpr int kPasses = LH_QKV_PASSES;  // heads that a lane has under way at once
-template <class T>
-constexpr int kPack = std::is_same_v<T, float> ? 4 : LH_QKV_PACK;  // elements of one access
+constexpr int kBlocks = 3;  // of a multiprocessor: bounds the registers of a thread
+constexpr int kPasses = 2;  // heads that a lane has under way at once
 
 template <class T>
 struct Params {
@@ -39,37 +29,11 @@ struct Params {
 
 enum class Part { q, k, v, none };
 
-template <int N>
-struct Floats {
-  float low[N], high[N];
-};
-
-template <int N, class T>
-__device__ void load_weight(const T* weight, int column, int half, Floats<N>& to) {
-  unpack(load<N>(weight + column), to.low);
-  unpack(load<N>(weight + half + column), to.high);
-}
-
-// The angles of a row for N pairs from `column` on: low the cosines, high the sines.
-template <int N, class T>
-__device__ void load_angles(const Params<T>& a, int64_t row, int column, Floats<N>& to) {
-  if (a.cos == nullptr || column >= a.half) return;
-  const int64_t at = row * a.half + column;
-#pragma unroll
-  for (int i = 0; i < N; i += 4) {
-    const Pack<float, 4> c = load<4>(a.cos + at + i), s = load<4>(a.sin + at + i);
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      to.low[i + j] = c.at[j];
-      to.high[i + j] = s.at[j];
-    }
-  }
-}
-
 // Normed (rounded to T, as a CPU does) and rotated. All lanes of a warp call it together.
 template <int lanes, class T, int N>
-__device__ void finish_head(const Params<T>& a, bool active, bool norm, const Floats<N>& weight,
-                            const Floats<N>& angle, Pack<T, N>& low, Pack<T, N>& high) {
+__device__ void finish_head(const Params<T>& a, Part part, bool active, int column,
+                            const float (&cos)[N], const float (&sin)[N], Pack<T, N>& low,
+                            Pack<T, N>& high) {
   float x[N], y[N];
   unpack(low, x);
   unpack(high, y);
@@ -78,13 +42,16 @@ __device__ void finish_head(const Params<T>& a, bool active, bool norm, const Fl
 #pragma unroll
     for (int i = 0; i < N; ++i) sum = fmaf(y[i], y[i], fmaf(x[i], x[i], sum));
     sum = group_sum<lanes>(active ? sum : 0.F);
-    if (norm) {
+    const T* weight = part == Part::q ? a.q_norm : part == Part::k ? a.k_norm : nullptr;
+    if (weight != nullptr && active) {
       const float scale = rms_scale<T>(sum, 2 * a.half, a.eps);
+      float w[N];
+      unpack(load<N>(weight + column), w);
 #pragma unroll
-      for (int i = 0; i < N; ++i) {
-        x[i] = x[i] * scale * weight.low[i];
-        y[i] = y[i] * scale * weight.high[i];
-      }
+      for (int i = 0; i < N; ++i) x[i] = x[i] * scale * w[i];
+      unpack(load<N>(weight + a.half + column), w);
+#pragma unroll
+      for (int i = 0; i < N; ++i) y[i] = y[i] * scale * w[i];
       low = pack<T>(x);
       high = pack<T>(y);
       unpack(low, x);
@@ -95,17 +62,34 @@ __device__ void finish_head(const Params<T>& a, bool active, bool norm, const Fl
   float r[N], t[N];
 #pragma unroll
   for (int i = 0; i < N; ++i) {
-    r[i] = fmaf(-y[i], angle.high[i], __fmul_rn(x[i], angle.low[i]));
-    t[i] = fmaf(x[i], angle.high[i], __fmul_rn(y[i], angle.low[i]));
+    r[i] = fmaf(-y[i], sin[i], __fmul_rn(x[i], cos[i]));
+    t[i] = fmaf(x[i], sin[i], __fmul_rn(y[i], cos[i]));
   }
   low = pack<T>(r);
   high = pack<T>(t);
 }
 
+// The angles of a row for N pairs from `column` on.
+template <class T, int N>
+__device__ void load_angles(const Params<T>& a, int64_t row, int column, float (&cos)[N],
+                            float (&sin)[N]) {
+  if (a.cos == nullptr || column >= a.half) return;
+  const int64_t at = row * a.half + column;
+#pragma unroll
+  for (int i = 0; i < N; i += 4) {
+    const Pack<float, 4> c = load<4>(a.cos + at + i), s = load<4>(a.sin + at + i);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      cos[i + j] = c.at[j];
+      sin[i + j] = s.at[j];
+    }
+  }
+}
+
 // A warp's heads where all of them are queries.
 template <int lanes, class T>
 __device__ void finish_queries(const Params<T>& a, int64_t row, int first_head, int column) {
-  constexpr int N = kPack<T>;
+  constexpr int N = kVector<T>;
   constexpr int kHeads = 32 / lanes;
   const bool active = column < a.half;
   const int dim = 2 * a.half;
@@ -115,17 +99,15 @@ __device__ void finish_queries(const Params<T>& a, int64_t row, int first_head, 
   if (active) {
 #pragma unroll
     for (int p = 0; p < kPasses; ++p) {
-      low[p] = load_once<N>(from + p * kHeads * dim);
-      high[p] = load_once<N>(from + p * kHeads * dim + a.half);
+      low[p] = load<N>(from + p * kHeads * dim);
+      high[p] = load<N>(from + p * kHeads * dim + a.half);
     }
   }
-  Floats<N> weight, angle;
-  const bool norm = a.q_norm != nullptr && active;
-  if (norm) load_weight<N>(a.q_norm, column, a.half, weight);
-  load_angles<N>(a, row, column, angle);
+  float cos[N], sin[N];
+  load_angles(a, row, column, cos, sin);
 #pragma unroll
   for (int p = 0; p < kPasses; ++p) {
-    finish_head<lanes>(a, active, norm, weight, angle, low[p], high[p]);
+    finish_head<lanes>(a, Part::q, active, column, cos, sin, low[p], high[p]);
     if (active) {
       store(to + p * kHeads * dim, low[p]);
       store(to + p * kHeads * dim + a.half, high[p]);
@@ -136,12 +118,12 @@ __device__ void finish_queries(const Params<T>& a, int64_t row, int first_head, 
 // A warp's heads of any part, one after another.
 template <int lanes, class T>
 __device__ void finish_parts(const Params<T>& a, int64_t row, int first_head, int column) {
-  constexpr int N = kPack<T>;
+  constexpr int N = kVector<T>;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int dim = 2 * a.half, k_size = a.num_kv_heads * dim;
   const int64_t place = lane < a.num_destinations ? a.place[lane][row] : -1;
-  Floats<N> weight, angle;
-  load_angles<N>(a, row, column, angle);
+  float cos[N], sin[N];
+  load_angles(a, row, column, cos, sin);
 #pragma unroll 1
   for (int p = 0; p < kPasses; ++p) {
     int head = first_head + p * (32 / lanes);
@@ -171,12 +153,9 @@ __device__ void finish_parts(const Params<T>& a, int64_t row, int first_head, in
     const bool has_low = turns ? column < a.half : part == Part::v && at < a.v_size;
     const bool has_high = turns ? has_low : part == Part::v && at + further < a.v_size;
     Pack<T, N> low, high;
-    if (has_low) low = load_once<N>(from + at);
-    if (has_high) high = load_once<N>(from + at + further);
-    const T* norm_weight = part == Part::q ? a.q_norm : a.k_norm;
-    const bool norm = turns && has_low && norm_weight != nullptr;
-    if (norm) load_weight<N>(norm_weight, column, a.half, weight);
-    finish_head<lanes>(a, turns && has_low, norm, weight, angle, low, high);
+    if (has_low) low = load<N>(from + at);
+    if (has_high) high = load<N>(from + at + further);
+    finish_head<lanes>(a, part, turns && has_low, column, cos, sin, low, high);
     if (plain != nullptr) {
       if (has_low) store(plain + at, low);
       if (has_high) store(plain + at + further, high);
@@ -196,16 +175,16 @@ __device__ void finish_parts(const Params<T>& a, int64_t row, int first_head, in
 // pack of the second half that rotates with it. A warp finishes kPasses * 32 / lanes heads of one
 // row; its angles stay in registers. The values of a row are copied as if they were such heads.
 template <int lanes, class T>
-__global__ void __launch_bounds__(kThreads, LH_QKV_BLOCKS)
+__global__ void __launch_bounds__(kThreads, kBlocks)
     finish_kernel(const __grid_constant__ Params<T> a) {
   constexpr int kChunk = kPasses * (32 / lanes);
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  // A block's warps take the same chunk of neighbouring rows.
-  const unsigned group = blockIdx.x / static_cast<unsigned>(a.chunks);
-  const int first = static_cast<int>(blockIdx.x - group * a.chunks) * kChunk;
-  const int64_t row = static_cast<int64_t>(group) * (kThreads / 32) + threadIdx.x / 32;
+  // Warps of a block share a row's chunks or work on neighbouring rows.
+  const int64_t task = static_cast<int64_t>(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32;
+  const int64_t row = task / a.chunks;
   if (row >= a.rows) return;
-  const int head = first + lane / lanes, column = lane % lanes * kPack<T>;
+  const int first = static_cast<int>(task - row * a.chunks) * kChunk;
+  const int head = first + lane / lanes, column = lane % lanes * kVector<T>;
   if (first + kChunk <= a.num_heads)
     finish_queries<lanes>(a, row, head, column);
   else
@@ -274,19 +253,17 @@ __global__ void __launch_bounds__(kThreads)
 
 template <int lanes, class T>
 void launch(Params<T>& p, cudaStream_t stream) {
-  constexpr int kPiece = 2 * lanes * kPack<T>;
+  constexpr int kPiece = 2 * lanes * kVector<T>;
   constexpr int kChunk = kPasses * 32 / lanes;
   p.v_heads = (p.v_size + kPiece - 1) / kPiece;
   p.chunks = (p.num_heads + p.num_kv_heads + p.v_heads + kChunk - 1) / kChunk;
-  const int64_t blocks = (p.rows + kThreads / 32 - 1) / (kThreads / 32) * p.chunks;
-  LH_CHECK(blocks < (int64_t{1} << 31), "{} rows of {} heads", p.rows, p.num_heads);
-  finish_kernel<lanes><<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(p);
+  finish_kernel<lanes><<<blocks_for(p.rows * p.chunks, kThreads / 32), kThreads, 0, stream>>>(p);
 }
 
 // Every access falls on 16 bytes.
 template <class T>
 bool whole_packs(const Params<T>& p) {
-  constexpr int N = kPack<T>;
+  constexpr int N = kVector<T>;
   bool whole = p.half % N == 0 && p.half <= 32 * N && p.v_size % N == 0 && p.columns % N == 0 &&
                p.q_column % N == 0 && p.k_column % N == 0 && p.v_column % N == 0 &&
                p.stride % N == 0;
@@ -329,7 +306,7 @@ void finish(const QkvArgs& args, cudaStream_t stream) {
   p.stride =
       args.kv_row_stride != 0 ? args.kv_row_stride : args.num_kv_heads * args.head_dim + p.v_size;
   if (p.rows == 0 || p.num_heads + p.num_kv_heads == 0) return;
-  const int lanes = p.half / kPack<T>;
+  const int lanes = p.half / kVector<T>;
   if (!whole_packs(p)) {
     const int64_t heads = args.num_heads + 2 * args.num_kv_heads;
     any_finish_kernel<<<blocks_for(p.rows * heads, kThreads / 32), kThreads, 0, stream>>>(

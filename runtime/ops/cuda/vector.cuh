@@ -78,25 +78,6 @@ template <int N, class T>
 __device__ inline Pack<T, N> load(const T* p) {
   return *reinterpret_cast<const Pack<T, N>*>(p);
 }
-// The same for what nobody reads again: it leaves the first cache to others.
-template <int N, class T>
-__device__ inline Pack<T, N> load_once(const T* p) {
-  Pack<T, N> v;
-  if constexpr (sizeof(v) == 16) {
-    auto* u = reinterpret_cast<uint32_t*>(&v);
-    asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(u[0]), "=r"(u[1]), "=r"(u[2]), "=r"(u[3])
-                 : "l"(p));
-  } else if constexpr (sizeof(v) == 8) {
-    auto* u = reinterpret_cast<uint32_t*>(&v);
-    asm volatile("ld.global.L1::no_allocate.v2.u32 {%0, %1}, [%2];"
-                 : "=r"(u[0]), "=r"(u[1])
-                 : "l"(p));
-  } else {
-    v = load<N>(p);
-  }
-  return v;
-}
 template <class T, int N>
 __device__ inline void store(T* p, const Pack<T, N>& v) {
   *reinterpret_cast<Pack<T, N>*>(p) = v;

@@ -1,11 +1,12 @@
 // Times of the gather between GPUs under mpirun: every implementation, and the forms that "peer"
 // could take, by which its thresholds were chosen.
 //
-//   gpu_comm_bench [forms]
+//   gpu_comm_bench [forms | NAME ...]
 
 #include <array>
 #include <cstdio>
-#include <cstring>
+#include <string>
+#include <vector>
 
 #include "comm/cuda/measure.h"
 #include "comm/cuda/peer_gather.h"
@@ -33,28 +34,28 @@ void measure_forms(Communicator& world) {
     int64_t least, most;
     bool signal_only = false;
   };
-  PeerOptions kernel, copies, early, streams, words, kernel_words, batches;
+  PeerOptions kernel, late, early, single, words, pieces, told;
   kernel.kernel_push_bytes = int64_t{1} << 40;
-  copies.kernel_push_bytes = -1;
-  copies.early_signal_bytes = int64_t{1} << 40;
+  late.kernel_push_bytes = -1;
+  late.early_signal_bytes = int64_t{1} << 40;
   early.kernel_push_bytes = -1;
   early.early_signal_bytes = 0;
-  streams.kernel_push_bytes = -1;
-  streams.push_streams = std::max(world.size() - 1, 1);
-  batches = copies;
-  batches.few_copies = 0;
-  words = copies;
+  single = late;
+  single.few_copies = 1000;
+  pieces = late;
+  pieces.copy_bytes = 8 * kMiB;
+  words = late;
   words.memory_operations = false;
-  kernel_words = kernel;
-  kernel_words.memory_operations = false;
+  told = late;
+  told.signal_only_by_kernel = true;
   const std::array<Form, 9> forms{{{"kernel", kernel, 0, 4 * kMiB},
-                                   {"kernel, kernel signals", kernel_words, 0, 256 * kKiB},
-                                   {"copies, late signals", copies, 0, 64 * kMiB},
-                                   {"copies, early signals", early, 0, 64 * kMiB},
-                                   {"copies, in a batch", batches, 0, 64 * kMiB},
-                                   {"copies, many streams", streams, 0, 64 * kMiB},
-                                   {"copies, kernel signals", words, 0, 4 * kMiB},
-                                   {"signals only", copies, 64 * kKiB, 64 * kKiB, true},
+                                   {"copies, late signals", late, 0, 64 * kMiB},
+                                   {"copies, early signals", early, kMiB, 64 * kMiB},
+                                   {"copies, a call each", single, 0, 64 * kMiB},
+                                   {"copies, of 8 MiB", pieces, 16 * kMiB, 64 * kMiB},
+                                   {"copies, kernel signals", words, 0, kMiB},
+                                   {"signals only", late, 64 * kKiB, 64 * kKiB, true},
+                                   {"kernel writes signals", told, 64 * kKiB, 64 * kKiB, true},
                                    {"kernel signals only", words, 64 * kKiB, 64 * kKiB, true}}};
   for (const Form& form : forms) {
     auto gather = PeerGather::make(world, form.options, nullptr);
@@ -68,21 +69,28 @@ void measure_forms(Communicator& world) {
   }
 }
 
-int work(MpiSession& session, bool forms) {
+int work(MpiSession& session, std::vector<std::string> names) {
   const int devices = longhaul::cuda::device_count(nullptr);
   if (devices == 0) fail(ExitCode::usage, "no GPU on this host");
   longhaul::cuda::open_device(session.local_rank() % devices);
   Communicator& world = session.world();
-  if (forms) {
+  if (names.size() == 1 && names[0] == "forms") {
     measure_forms(world);
     return 0;
   }
-  const std::array<int64_t, 6> sizes{64 * kKiB, kMiB, 4 * kMiB, 16 * kMiB, 33 * kMiB, 256 * kMiB};
-  std::vector<std::string> refused;
-  for (const GatherFigure& f : measure_gathers(world, sizes, {}, &refused))
-    print(world, f.name.c_str(), f);
-  for (const std::string& line : refused)
-    if (world.rank() == 0) std::printf("%s\n", line.c_str());
+  if (names.empty()) names = {"peer", "nccl", "staged"};
+  for (const std::string& name : names) {
+    std::unique_ptr<Gather> gather;
+    try {
+      gather = make_gather(world, name, nullptr);
+    } catch (const Error& e) {
+      if (e.code() != ExitCode::usage) throw;  // on all ranks alike
+      if (world.rank() == 0) std::printf("%s\n", e.what());
+      continue;
+    }
+    for (const int64_t bytes : {64 * kKiB, kMiB, 4 * kMiB, 16 * kMiB, 33 * kMiB, 256 * kMiB})
+      print(world, name.c_str(), measure_gather(world, *gather, bytes));
+  }
   return 0;
 }
 
@@ -92,9 +100,9 @@ int work(MpiSession& session, bool forms) {
 int main(int argc, char** argv) {
   try {
     longhaul::comm::MpiSession session(&argc, &argv);
-    const bool forms = argc > 1 && std::strcmp(argv[1], "forms") == 0;
+    const std::vector<std::string> names(argv + 1, argv + argc);
     return longhaul::comm::run_guarded(session,
-                                       [&] { return longhaul::comm::cuda::work(session, forms); });
+                                       [&] { return longhaul::comm::cuda::work(session, names); });
   } catch (...) {
     return longhaul::comm::report_outside_session(std::current_exception());
   }

@@ -59,16 +59,18 @@ TEST_F(GpuGather, PeerByCopiesWithEarlySignals) {
   options.early_signal_bytes = 0;
   play_peer(3, options);
 }
-TEST_F(GpuGather, PeerByCopiesOnManyStreams) {
+TEST_F(GpuGather, PeerByCopiesEarlyAndLateInTurn) {
   PeerOptions options;
   options.kernel_push_bytes = -1;
-  options.push_streams = 3;
+  options.early_signal_bytes = 60000;
+  options.copy_bytes = 5000;
   play_peer(4, options);
 }
 TEST_F(GpuGather, PeerByKernelsAlone) {
   PeerOptions options;
   options.kernel_push_bytes = int64_t{1} << 40;
   options.memory_operations = false;
+  options.signal_only_by_kernel = true;
   play_peer(5, options);
 }
 TEST_F(GpuGather, PeerByKernelsAndCopiesInTurn) {

@@ -103,14 +103,15 @@ TEST_F(LinearLayer, AnyShape) {
 // All rows of `whole` against runs of fewer.
 TEST_F(LinearLayer, DeterministicRowsDoNotDependOnTheirNumber) {
   const std::vector<std::pair<int64_t, int64_t>> shapes = {{2048, 5120}, {4096, 2048}, {2048, 128}};
+  const std::vector<std::pair<DType, DType>> types = {
+      {DType::bf16, DType::bf16}, {DType::bf16, DType::f32}, {DType::f32, DType::f32}};
   for (const auto& [in, out] : shapes)
-    for (const DType out_dtype : {DType::bf16, DType::f32}) {
+    for (const auto& [dtype, out_dtype] : types) {
       const int64_t most = 9000;
-      const DeviceTensor x = poisoned(DType::bf16, {most, in}),
-                         w = poisoned(DType::bf16, {out, in});
+      const DeviceTensor x = poisoned(dtype, {most, in}), w = poisoned(dtype, {out, in});
       fill_random(x, 1, 0, 1, stream());
       fill_random(w, 2, 0, 1, stream());
-      const Linear layer(w, {}, DType::bf16);
+      const Linear layer(w, {}, dtype);
       LinearOptions options;
       options.deterministic = true;
       const DeviceTensor whole = poisoned(out_dtype, {most, out}),

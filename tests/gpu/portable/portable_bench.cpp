@@ -12,6 +12,7 @@ struct Case {
   int heads, kv_heads, head_dim, head_dim_v;
   int64_t queries, keys;
   bool causal;
+  int page = 0;
 };
 
 double median_ms(Device& device, const Problem& p, int repeats) {
@@ -38,6 +39,14 @@ void run(const Case& c, int repeats) {
   p.items = {{0, c.queries, 0, c.keys, c.causal ? c.keys - c.queries : kNoMask}};
   p.q_rows = c.queries;
   p.kv_rows = c.keys;
+  if (c.page > 0) {  // dealt in an order that shares no neighbours
+    p.options.page_size = c.page;
+    p.items[0].page_begin = 0;
+    const int64_t pages = c.keys / c.page;
+    for (int64_t i = 0; i < pages; ++i) {
+      p.page_table.push_back(static_cast<int32_t>(i * 37 % pages));
+    }
+  }
   p.out_type = c.dtype == DType::f32 ? OutType::f32 : OutType::bf16;
   Device device(p);
   const double ms = median_ms(device, p, repeats);
@@ -65,6 +74,8 @@ int main(int argc, char** argv) {
       {"", DType::bf16, 32, 32, 192, 128, 8192, 8192, true},
       {"", DType::bf16, 32, 32, 96, 96, 8192, 8192, true},
       {"", DType::bf16, 32, 4, 32, 32, 8192, 8192, true},
+      {"pages of 64", DType::bf16, 32, 4, 128, 128, 8192, 8192, true, 64},
+      {"pages of 16", DType::bf16, 32, 4, 128, 128, 8192, 8192, true, 16},
       {"few queries", DType::bf16, 32, 4, 128, 128, 128, 65536, true},
       {"", DType::f32, 32, 4, 128, 128, 4096, 4096, true},
       {"", DType::f32, 32, 4, 128, 128, 4096, 4096, false},
