@@ -79,7 +79,8 @@ class RankRun final : public AttentionRun {
         stream_(stream),
         gather_(comm::cuda::make_gather(comm, exchange, &why_)),
         cache_(cache_shape(data)),
-        attention_(comm, gather_.get(), cache_, stream, {}) {
+        attention_(comm, gather_.get(), cache_, stream, {}),
+        alone_(data, stream) {
     if (comm.rank() == 0) spdlog::info("KV exchange: {}", why_);
     const int sequences = data.layout.num_sequences();
     layout::KvOwnership ownership(comm.size(), sequences);
@@ -106,17 +107,17 @@ class RankRun final : public AttentionRun {
                            own_, stream_);
   }
   void layer() override {
-    exchange();
-    attend();
+    send();
+    attention_.await(layer_);
+    attention_.attend(layer_, data_.q, data_.scale, data_.out, data_.lse);
   }
   bool exchanges() const override { return true; }
+  // Everything received, whoever would have waited for it in a layer.
   void exchange() override {
-    layer_ = (layer_ + 1) % kLayers;
-    store();
-    attention_.exchange(layer_);
-    attention_.await(layer_);
+    send();
+    gather_->finish(stream_);
   }
-  void attend() override { attention_.attend(layer_, data_.q, data_.scale, data_.out, data_.lse); }
+  void attend() override { alone_.layer(); }
   void poll() override { gather_->check(); }
   double flops() const override { return attention_.flops_per_layer(); }
   std::string kernel() const override { return attention_.kernel(); }
@@ -142,8 +143,9 @@ class RankRun final : public AttentionRun {
     load();
   }
 
-  // Writes own_ where the layer's keys go.
-  void store() {
+  // Writes own_ where the next layer's keys go, and lets them go out.
+  void send() {
+    layer_ = (layer_ + 1) % kLayers;
     const attention::cuda::Shape& s = data_.shape;
     ops::cuda::QkvArgs args;
     args.qkv = own_.view();
@@ -156,6 +158,7 @@ class RankRun final : public AttentionRun {
     args.num_destinations = static_cast<int>(targets.size());
     std::copy(targets.begin(), targets.end(), args.destinations.begin());
     ops::cuda::finish_qkv(args, stream_);
+    attention_.exchange(layer_);
   }
 
   // Puts the cached tokens into every layer's cache, by a step of their own.
@@ -181,6 +184,7 @@ class RankRun final : public AttentionRun {
   std::unique_ptr<comm::cuda::Gather> gather_;
   attention::cuda::DeviceKvCache cache_;
   attention::cuda::DeviceAttention attention_;
+  KernelRun alone_;  // the rank's items with all keys at hand
   cuda::StepTables tables_;
   size_t rows_ = 0;
   DeviceTensor own_;

@@ -24,6 +24,10 @@ constexpr auto kRest = std::chrono::milliseconds(300);
 // The device idles so long before what is timed, so that the host is ahead of it.
 constexpr double kHeadStartMicroseconds = 60;
 constexpr double kMostHeadStartMicroseconds = 20000;
+// Calls shorter than the host takes to enqueue them: no more a turn than the device's queue and the
+// head start cover, else the host's pace would be measured.
+constexpr double kShortMilliseconds = 0.12;
+constexpr int kMostShortCalls = 200;
 
 double worst(comm::Communicator& comm, double value) {
   comm.all_reduce(&value, 1, DType::f64, comm::ReduceOp::max, kLabel);
@@ -55,7 +59,9 @@ double GpuClock::single(const std::function<void()>& call) const {
 void GpuClock::full_turn(double estimate, const std::function<void()>& call,
                          std::vector<double>& samples) const {
   const int group = static_cast<int>(std::ceil(kEventMilliseconds / estimate));
-  const int groups = std::clamp(static_cast<int>(kTurnMilliseconds / (estimate * group)), 3, 1000);
+  const int most = estimate < kShortMilliseconds ? kMostShortCalls / group : 1000;
+  const int groups =
+      std::clamp(static_cast<int>(kTurnMilliseconds / (estimate * group)), 3, std::max(most, 3));
   std::vector<Event> marks;
   for (int i = 0; i <= groups; ++i) marks.emplace_back(Event::Timing::on);
   comm_.barrier(kLabel);

@@ -2,9 +2,9 @@
 # Measures longhaul on GPUs beside what else there is, in turn, and writes the comparison table.
 # usage: scripts/bench-gpu.sh [1|4] [--rows ID,...] [--list] [--million] [--transformers] [--out DIR] [--budget SECONDS]
 #   1 or 4: GPUs to use (default 1; with 4, only the rows of 4 GPUs). LONGHAUL=path of the binary (default:
-#   the newest of build/*/bin/longhaul), PYTHON (python3), MPIRUN (mpirun). Needs python3; its peers need
-#   torch, and without it their columns say "missing". Results so far are kept in DIR (build/bench-gpu) after
-#   every row: table.md, results.json, log.txt.
+#   the newest of build/*/bin/longhaul), LONGHAUL_LIBS=folders of libraries for it alone, PYTHON (python3),
+#   MPIRUN (mpirun). Needs python3; its peers need torch, and without it their columns say "missing".
+#   Results so far are kept in DIR (build/bench-gpu) after every row: table.md, results.json, log.txt.
 set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-python3}

@@ -23,7 +23,11 @@ KIB, MIB = 1 << 10, 1 << 20
 
 
 class Failed(Exception):
-    """One line on what went wrong."""
+    """One line on what went wrong; `out`: what the program had printed by then."""
+
+    def __init__(self, why, out=""):
+        super().__init__(why)
+        self.out = out
 
 
 def last_line(text):
@@ -60,7 +64,8 @@ class Server:
                                             stderr=bench.log, cwd=PEERS, env=bench.env, start_new_session=True)
             self.hello = self.read(60)
         except (Failed, OSError) as e:
-            self.stop(f"{script.name}: {e}")
+            said = last_line((bench.out / "log.txt").read_text(errors="replace")[-2000:])
+            self.stop(f"{script.name}: {e}: {said}")
 
     def read(self, limit):
         end, line = time.monotonic() + min(limit, self.bench.left()), b""
@@ -70,7 +75,7 @@ class Server:
                 raise Failed(f"no answer in {limit:.0f} s")
             byte = os.read(self.process.stdout.fileno(), 65536)
             if not byte:
-                raise Failed("it ended (its messages are in log.txt)")
+                raise Failed("it ended")
             line += byte
         return json.loads(line)
 
@@ -110,7 +115,7 @@ def end_group(process):
 class Bench:
     def __init__(self, args):
         self.args, self.gpus = args, args.gpus
-        self.binary, self.python = os.environ["LONGHAUL"], sys.executable
+        self.binary, self.python = os.path.abspath(os.environ["LONGHAUL"]), sys.executable
         self.out = Path(args.out)
         self.out.mkdir(parents=True, exist_ok=True)
         self.log = open(self.out / "log.txt", "wb")
@@ -118,11 +123,16 @@ class Bench:
         self.rows, self.raw, self.peers, self.cache = [], {}, {}, {}
         self.env = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
                         NCCL_NVLS_ENABLE="0", PYTHONUNBUFFERED="1", TOKENIZERS_PARALLELISM="false")
+        # Containers seldom let ranks read each other's memory.
+        self.env.setdefault("OMPI_MCA_btl_vader_single_copy_mechanism", "none")
+        # Libraries of the program's own, which the peers must not load in place of theirs.
+        libraries = [os.environ.get("LONGHAUL_LIBS", ""), os.environ.get("LD_LIBRARY_PATH", "")]
+        self.own_env = dict(self.env, LD_LIBRARY_PATH=":".join(x for x in libraries if x))
 
     def left(self):
         return max(0.0, self.end - time.monotonic())
 
-    def run(self, command, limit):
+    def run(self, command, limit, env=None):
         """-> (exit code, stdout). Its stderr goes to log.txt."""
         limit = min(limit, self.left())
         if limit < 5:
@@ -131,15 +141,16 @@ class Bench:
         self.log.flush()
         begin = self.log.tell()
         try:
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, env=self.env, cwd=PEERS,
-                                       start_new_session=True)
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, env=env or self.env,
+                                       cwd=PEERS, start_new_session=True)
         except OSError as e:
             raise Failed(f"{command[0]}: {e.strerror}") from None
         try:
             out, _ = process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
             end_group(process)
-            raise Failed(f"ended after {limit:.0f} s") from None
+            out, _ = process.communicate()
+            raise Failed(f"ended after {limit:.0f} s", out.decode(errors="replace")) from None
         finally:
             end_group(process)
         self.log.write(out)
@@ -149,14 +160,14 @@ class Bench:
             with open(self.out / "log.txt", "rb") as log:
                 log.seek(begin)
                 said = log.read().decode(errors="replace")
-            raise Failed(f"exit {process.returncode}: {last_line(said)}")
+            raise Failed(f"exit {process.returncode}: {last_line(said)}", text)
         return process.returncode, text
 
     def ours(self, arguments, ranks=1, limit=60):
         """longhaul bench ... --json -> its JSON, kept among the raw figures."""
         launch = [os.environ.get("MPIRUN", "mpirun"), "--oversubscribe", "--bind-to", "none", "-np", str(ranks)]
         command = (launch if ranks > 1 else []) + [self.binary, "bench", *map(str, arguments), "--json"]
-        code, text = self.run(command, limit)
+        code, text = self.run(command, limit, self.own_env)
         try:
             result = json.loads(text)
         except ValueError:
@@ -167,10 +178,14 @@ class Bench:
 
     def lines(self, command, limit):
         """A peer that prints lines of JSON -> them."""
-        code, text = self.run(command, limit)
-        found = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+        why = None
+        try:
+            text = self.run(command, limit)[1]
+        except Failed as e:  # lines printed so far count
+            text, why = e.out, e
+        found = [json.loads(line) for line in text.splitlines() if line.startswith("{") and line.endswith("}")]
         if not found:
-            raise Failed(f"exit {code}: {last_line(text)}")
+            raise why or Failed(f"no figures: {last_line(text)}")
         self.raw.setdefault("peers", []).append({"command": " ".join(map(str, command)), "results": found})
         return found
 
@@ -347,7 +362,7 @@ def prefill(tokens, lengths, ranks, earlier):
     return work
 
 
-CP_LENGTHS = (1024, 16384, 65536, 131072, 262144)
+CP_LENGTHS = (16384, 65536, 131072, 262144, 1024)
 
 
 def context_parallel(tokens, paces=PACES):
@@ -447,10 +462,10 @@ def main():
     chosen = [r for r in rows() if r.gpus == args.gpus]
     if args.rows:
         wanted = [w for w in args.rows.split(",") if w]
-        unknown = [w for w in wanted if not any(r.id.startswith(w) for r in rows())]
+        unknown = [w for w in wanted if not any(r.id.startswith(w) for r in chosen)]
         if unknown:
-            sys.exit(f"bench-gpu.sh: no row '{unknown[0]}'; --list shows them")
-        chosen = [r for r in rows() if any(r.id == w or r.id.startswith(w) for w in wanted)]
+            sys.exit(f"bench-gpu.sh: no row '{unknown[0]}' for {args.gpus} GPU(s); --list shows them")
+        chosen = [r for r in chosen if any(r.id.startswith(w) for w in wanted)]
     if not args.million and not (args.rows and "million" in args.rows):
         chosen = [r for r in chosen if r.id != "million"]
     if args.list:

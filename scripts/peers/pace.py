@@ -23,7 +23,8 @@ def single(call):
 
 def full_turn(call, estimate):
     group = max(1, -(-250 // max(1, int(1000 * estimate))))
-    groups = min(1000, max(3, int(150 / (estimate * group))))
+    most = 200 // group if estimate < 0.12 else 1000  # what the head start covers
+    groups = max(3, min(most, int(150 / (estimate * group))))
     marks = [torch.cuda.Event(enable_timing=True) for _ in range(groups + 1)]
     torch.cuda._sleep(min(HEAD_START_CYCLES * group * groups, 40_000_000))
     marks[0].record()
