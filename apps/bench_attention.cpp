@@ -78,6 +78,8 @@ Action add_bench_attention(CLI::App& app) {
   app.add_option("--layout", o->layout, "who computes what: zigzag, balanced or contiguous")
       ->capture_default_str();
   app.add_option("--share", o->share, "GPU: the work of rank R of N alone, no exchange, e.g. 1/4");
+  app.add_flag("--wait-in-kernel", o->wait_in_kernel,
+               "GPU: attention starts before the others' keys have come");
   app.add_option("--exchange", o->exchange, "how GPUs exchange KV: auto, peer, nccl, staged")
       ->check(CLI::IsMember({"auto", "peer", "nccl", "staged"}))
       ->capture_default_str();

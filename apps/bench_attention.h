@@ -15,6 +15,7 @@ namespace longhaul::apps {
 struct AttentionBench {
   std::string backend, dtype = "bf16", heads = "32/4", layout = "zigzag", share;
   std::string exchange = "auto", pace = "full";
+  bool wait_in_kernel = false;
   int64_t head_dim = 128;
   std::vector<int64_t> lengths = {8192}, prefix = {0};
   int threads = 1, repeat = 0;  // repeat 0: the form's own

@@ -198,8 +198,9 @@ int bench_attention_gpu(const AttentionBench& bench, comm::MpiSession& session) 
   AttentionData data(bench, ranks > 1 ? session.rank() : share.rank,
                      ranks > 1 ? ranks : share.ranks);
   data.fill(1, stream);
-  const auto run = ranks > 1 ? make_rank_run(data, session.world(), bench.exchange, stream)
-                             : make_kernel_run(data, stream);
+  const auto run =
+      ranks > 1 ? make_rank_run(data, session.world(), bench.exchange, bench.wait_in_kernel, stream)
+                : make_kernel_run(data, stream);
   const Result result = measure(bench, data, *run, session, stream);
   if (session.rank() == 0)
     print_results(bench.json ? json(bench, data, result, ranks)

@@ -68,6 +68,7 @@ class AttentionRun {
 std::unique_ptr<AttentionRun> make_kernel_run(AttentionData& data, cudaStream_t stream);
 // Layers of context-parallel attention, the keys spread over the ranks of comm. Collective.
 std::unique_ptr<AttentionRun> make_rank_run(AttentionData& data, comm::Communicator& comm,
-                                            const std::string& exchange, cudaStream_t stream);
+                                            const std::string& exchange, bool wait_in_kernel,
+                                            cudaStream_t stream);
 
 }  // namespace longhaul::apps

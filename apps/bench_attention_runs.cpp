@@ -73,13 +73,13 @@ class KernelRun final : public AttentionRun {
 class RankRun final : public AttentionRun {
  public:
   RankRun(AttentionData& data, comm::Communicator& comm, const std::string& exchange,
-          cudaStream_t stream)
+          bool wait_in_kernel, cudaStream_t stream)
       : data_(data),
         comm_(comm),
         stream_(stream),
         gather_(comm::cuda::make_gather(comm, exchange, &why_)),
         cache_(cache_shape(data)),
-        attention_(comm, gather_.get(), cache_, stream, {}),
+        attention_(comm, gather_.get(), cache_, stream, {.wait_in_kernel = wait_in_kernel}),
         alone_(data, stream) {
     if (comm.rank() == 0) spdlog::info("KV exchange: {}", why_);
     const int sequences = data.layout.num_sequences();
@@ -199,8 +199,9 @@ std::unique_ptr<AttentionRun> make_kernel_run(AttentionData& data, cudaStream_t 
 }
 
 std::unique_ptr<AttentionRun> make_rank_run(AttentionData& data, comm::Communicator& comm,
-                                            const std::string& exchange, cudaStream_t stream) {
-  return std::make_unique<RankRun>(data, comm, exchange, stream);
+                                            const std::string& exchange, bool wait_in_kernel,
+                                            cudaStream_t stream) {
+  return std::make_unique<RankRun>(data, comm, exchange, wait_in_kernel, stream);
 }
 
 }  // namespace longhaul::apps

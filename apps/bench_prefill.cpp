@@ -144,6 +144,7 @@ int bench_ranks(Options o, comm::MpiSession& session) {
   progress.phase = "load";
   model::ExecutorOptions options;
   options.exchange = o.exchange;
+  options.wait_in_kernel = o.wait_in_kernel;
   auto executor = model::make_executor(config, *checkpoint, desc.dtype, *choice.backend, pool,
                                        progress, options);
   std::vector<std::unique_ptr<comm::Communicator>> comms;
@@ -202,6 +203,8 @@ Action add_bench_prefill(CLI::App& app) {
       ->check(whole_number(0, kMostTokens));
   app.add_option("--dtype", o->dtype, "f32, bf16 or f64 (default: the device's)")
       ->check(compute_dtype());
+  app.add_flag("--wait-in-kernel", o->wait_in_kernel,
+               "GPUs: attention starts before the others' keys have come");
   app.add_option("--exchange", o->exchange, "how GPUs exchange KV: auto, peer, nccl, staged")
       ->check(CLI::IsMember({"auto", "peer", "nccl", "staged"}));
   app.add_option("--layout", o->layout, "balanced, zigzag or contiguous");

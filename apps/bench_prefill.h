@@ -20,6 +20,7 @@ struct PrefillBench {
   int repeat = 3;
   int64_t chunk = 0;
   std::string dtype, layout = "balanced", backend, load_format = "auto", exchange = "auto";
+  bool wait_in_kernel = false;
   double timeout = 60, seconds = 0;
   bool each = false, json = false;
 

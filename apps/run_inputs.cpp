@@ -88,6 +88,7 @@ std::unique_ptr<model::Executor> load_model(const RunInputs& in, const RunOption
   options.attention = {o.strategy_kind, o.two_calls};
   options.page_size = o.page_size;
   options.exchange = o.exchange;
+  options.wait_in_kernel = o.wait_in_kernel;
   auto executor =
       model::make_executor(in.config, *in.checkpoint, compute, backend, pool, progress, options);
   const std::vector<std::string> unused = in.checkpoint->unused();

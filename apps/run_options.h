@@ -38,6 +38,7 @@ struct RunOptions {
   int64_t chunk = 0;
   int64_t page_size = 64;
   std::string exchange = "auto";
+  bool wait_in_kernel = false;
   int threads = 0;  // 0: what the affinity mask and the neighbours leave
   double timeout_seconds = 60;
   bool two_calls = false;

@@ -1,7 +1,6 @@
 #include "attention/cuda/device_attention.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <utility>
 
 #include "runtime/core/cuda/device.h"
@@ -26,7 +25,6 @@ DeviceAttention::DeviceAttention(comm::Communicator& comm, comm::cuda::Gather* g
                                  DeviceKvCache& cache, cudaStream_t stream, Options options)
     : comm_(comm), gather_(gather), cache_(cache), stream_(stream), options_(options) {
   LH_CHECK((gather != nullptr) == (comm.size() > 1), "{} ranks", comm.size());
-  if (std::getenv("LONGHAUL_WAIT_IN_KERNEL") != nullptr) options_.wait_in_kernel = true;
 }
 
 int64_t DeviceAttention::row_bytes() const {
@@ -45,8 +43,10 @@ void DeviceAttention::begin_step(const Shape& shape, const layout::BatchLayout& 
   cache_rows_.clear();
   prefix_copies_.clear();
   store_to_peers_ = false;
+  std::vector<int64_t> stored;
   for (int s = 0; s < layout.num_sequences(); ++s)
-    cache_.reserve_total(s, ownership.num_tokens(comm_.rank(), s));
+    stored.push_back(ownership.num_tokens(comm_.rank(), s));
+  cache_.reserve_totals(stored);
   plan_rows(layout, ownership);
   if (gather_ != nullptr) plan_gather(layout, ownership);
   plan_items(layout);

@@ -18,24 +18,42 @@ void DeviceKvCache::add_slab(int64_t num_pages) {
   slabs_.push_back(std::move(slab));
 }
 
-void DeviceKvCache::reserve_total(int sequence, int64_t num_tokens) {
+int64_t DeviceKvCache::missing_pages(int sequence, int64_t num_tokens) const {
+  const std::vector<Extent>& e = extents(sequence);
+  const int64_t have = e.empty() ? 0 : e.back().slot + e.back().rows;
+  return std::max<int64_t>(0, (num_tokens - have + shape_.page_size - 1) / shape_.page_size);
+}
+
+void DeviceKvCache::take_pages(int sequence, int64_t num_pages) {
   std::vector<Extent>& extents = sequences_[static_cast<size_t>(sequence)];
-  int64_t have = extents.empty() ? 0 : extents.back().slot + extents.back().rows;
-  while (have < num_tokens) {
-    const int64_t missing = (num_tokens - have + shape_.page_size - 1) / shape_.page_size;
-    if (slabs_.empty() || slabs_.back().used == slabs_.back().rows)
-      add_slab(std::max(missing, kLeastPages));
-    Slab& slab = slabs_.back();
-    const int64_t rows = std::min(missing * shape_.page_size, slab.rows - slab.used);
-    const int at = num_slabs() - 1;
-    if (!extents.empty() && extents.back().slab == at &&
+  int64_t missing = num_pages * shape_.page_size;
+  for (size_t i = 0; i < slabs_.size() && missing > 0; ++i) {
+    Slab& slab = slabs_[i];
+    const int64_t rows = std::min(missing, slab.rows - slab.used);
+    if (rows == 0) continue;
+    const int64_t slot = extents.empty() ? 0 : extents.back().slot + extents.back().rows;
+    if (!extents.empty() && extents.back().slab == static_cast<int>(i) &&
         extents.back().row + extents.back().rows == slab.used)
       extents.back().rows += rows;
     else
-      extents.push_back({have, at, slab.used, rows});
+      extents.push_back({slot, static_cast<int>(i), slab.used, rows});
     slab.used += rows;
-    have += rows;
+    missing -= rows;
   }
+  LH_CHECK(missing == 0, "{} rows too few", missing);
+}
+
+void DeviceKvCache::reserve_totals(std::span<const int64_t> num_tokens) {
+  const auto sequences = static_cast<int>(num_tokens.size());
+  LH_CHECK(sequences == shape_.num_sequences, "{} sequences", sequences);
+  int64_t missing = 0;
+  for (int s = 0; s < sequences; ++s)
+    missing += missing_pages(s, num_tokens[static_cast<size_t>(s)]);
+  // Only the last slab has room left: each was used up before the next was made.
+  if (!slabs_.empty()) missing -= (slabs_.back().rows - slabs_.back().used) / shape_.page_size;
+  if (missing > 0) add_slab(std::max(missing, kLeastPages));
+  for (int s = 0; s < sequences; ++s)
+    take_pages(s, missing_pages(s, num_tokens[static_cast<size_t>(s)]));
 }
 
 DeviceKvCache::Extent DeviceKvCache::at(int sequence, int64_t slot) const {

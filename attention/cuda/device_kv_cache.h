@@ -2,6 +2,7 @@
 // Paged KV cache of one rank in GPU memory: the KV of the tokens this rank owns, nobody else's.
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "runtime/core/cuda/memory.h"
@@ -27,11 +28,12 @@ class DeviceKvCache {
   }
 
   const DeviceKvCacheShape& shape() const { return shape_; }
-  // Room for `num_tokens` more in pages that later reservations share out, in one slab.
+  // Room in one slab that later reservations share out.
   void add_slab(int64_t num_pages);
-  // Afterwards slots [0, num_tokens) of the sequence exist; stored rows do not move. May allocate:
-  // not for use inside a layer.
-  void reserve_total(int sequence, int64_t num_tokens);
+  // num_tokens[s]: afterwards slots [0, num_tokens[s]) of sequence s exist; stored rows do not
+  // move. What is missing comes from at most one new slab, so that the new slots of all sequences
+  // are in two slabs at the most. May allocate: not for use inside a layer.
+  void reserve_totals(std::span<const int64_t> num_tokens);
 
   // Slots [slot, slot + rows) are rows [row, row + rows) of a slab, in every layer.
   struct Extent {
@@ -59,6 +61,9 @@ class DeviceKvCache {
     int64_t rows = 0;
     int64_t used = 0;
   };
+  int64_t missing_pages(int sequence, int64_t num_tokens) const;
+  void take_pages(int sequence, int64_t num_pages);
+
   DeviceKvCacheShape shape_;
   std::vector<Slab> slabs_;
   std::vector<std::vector<Extent>> sequences_;

@@ -19,8 +19,8 @@ const std::string kData = LONGHAUL_TEST_DATA;
 
 std::string run_line(int ranks, const std::string& model, const std::string& prompts,
                      const std::string& more) {
-  return kMpirun + " -np " + std::to_string(ranks) + " " + kBinary + " run --backend cpu --model " + model +
-         " --prompts " + prompts + " " + more;
+  return kMpirun + " -np " + std::to_string(ranks) + " " + kBinary + " run --backend cpu --model " +
+         model + " --prompts " + prompts + " " + more;
 }
 
 TEST(Run, SameTokensOnAnyNumberOfRanks) {

@@ -79,8 +79,7 @@ class CudaExecutor final : public Executor {
       }
       // A rank alone reads its keys where they are stored: every sequence in one piece.
       cache.add_slab(pages);
-      for (size_t s = 0; s < total_lengths.size(); ++s)
-        cache.reserve_total(static_cast<int>(s), total_lengths[s]);
+      cache.reserve_totals(total_lengths);
     }
   };
 

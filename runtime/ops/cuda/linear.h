@@ -10,7 +10,8 @@
 namespace longhaul::ops::cuda {
 
 struct LinearOptions {
-  // out += x W^T + b. The product may be rounded to out's type before it is added, as on a CPU.
+  // out += x W^T + b. The product may be rounded to out's type before bias or out are added, as on
+  // a CPU.
   bool accumulate = false;
   // Output features [first_feature, first_feature + num_features); num_features -1: all from there.
   int64_t first_feature = 0, num_features = -1;
