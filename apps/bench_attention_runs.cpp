@@ -90,6 +90,7 @@ class RankRun final : public AttentionRun {
     const auto before =
         layout::BatchLayout::make(data.layout.kind(), comm.size(), prefixes, nullptr);
     ownership.append(before);
+    reserve_cache(ownership);
     if (before.total_tokens() > 0) store_prefixes(before, ownership);
     ownership.append(data.layout);
     attention_.begin_step(data.shape, data.layout, ownership);
@@ -132,6 +133,17 @@ class RankRun final : public AttentionRun {
     shape.row_elements = data.width();
     shape.dtype = data.shape.dtype;
     return shape;
+  }
+
+  // One slab for all sequences: each slab that a step writes to is a destination of its own, and
+  // the kernel that stores keys takes a few only.
+  void reserve_cache(layout::KvOwnership ownership) {
+    ownership.append(data_.layout);
+    const int64_t page = cache_.shape().page_size;
+    int64_t pages = 1;
+    for (int s = 0; s < data_.layout.num_sequences(); ++s)
+      pages += (ownership.num_tokens(comm_.rank(), s) + page - 1) / page;
+    cache_.add_slab(pages);
   }
 
   void own_rows(const std::vector<int64_t>& rows) {
