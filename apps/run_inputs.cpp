@@ -89,6 +89,7 @@ std::unique_ptr<model::Executor> load_model(const RunInputs& in, const RunOption
   options.page_size = o.page_size;
   options.exchange = o.exchange;
   options.wait_in_kernel = o.wait_in_kernel;
+  options.deterministic = o.deterministic;
   auto executor =
       model::make_executor(in.config, *in.checkpoint, compute, backend, pool, progress, options);
   const std::vector<std::string> unused = in.checkpoint->unused();

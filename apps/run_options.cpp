@@ -62,6 +62,8 @@ void RunOptions::declare(CLI::App& app) {
   app.add_option("--exchange", exchange,
                  "how GPUs exchange KV: auto (measured), peer, nccl, staged")
       ->capture_default_str();
+  app.add_flag("--deterministic", deterministic,
+               "GPUs: the same bits for any number of ranks, batch, chunk and repetition");
   app.add_flag("--wait-in-kernel", wait_in_kernel,
                "GPUs: attention starts on a rank's own keys before the others' have come");
   app.add_flag("--two-calls", two_calls,
@@ -127,6 +129,7 @@ std::vector<std::string> RunOptions::shared_settings() const {
       fmt::format("--backend={}", backend),
       fmt::format("--dtype={}", dtype),
       fmt::format("--exchange={} --wait-in-kernel={}", exchange, wait_in_kernel),
+      fmt::format("--deterministic={}", deterministic),
       fmt::format("--chunk={}", chunk),
       fmt::format("--page-size={}", page_size),
       fmt::format("--timeout={}", timeout_seconds),

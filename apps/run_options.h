@@ -39,6 +39,7 @@ struct RunOptions {
   int64_t page_size = 64;
   std::string exchange = "auto";
   bool wait_in_kernel = false;
+  bool deterministic = false;
   int threads = 0;  // 0: what the affinity mask and the neighbours leave
   double timeout_seconds = 60;
   bool two_calls = false;

@@ -23,6 +23,12 @@ std::unique_ptr<Executor> make_executor(const io::ModelConfig& config, io::Check
     LH_CHECK(false, "backend {} in a build without CUDA", backend.name());
 #endif
   }
+  if (options.deterministic)
+    fail(ExitCode::usage,
+         "--deterministic: this version gives the same bits for any split on GPUs only; leave it "
+         "out "
+         "with backend {}",
+         backend.name());
   Decoder decoder(config, load_weights(checkpoint, config, compute, progress), compute, pool,
                   progress);
   return std::make_unique<HostExecutor>(std::move(decoder), backend, pool, progress,

@@ -270,5 +270,15 @@ TEST(RunBadInput, DiskFullWhileDumping) {
   EXPECT_FALSE(fs::exists(f / "dump2/manifest.json"));
 }
 
+TEST(RunBadInput, GpuOptions) {
+  expect_complaint(good("--exchange pear"), 2, {"--exchange", "pear", "peer"});
+  expect_complaint(good("--backend cpu --deterministic"), 2, {"--deterministic", "cpu"});
+  expect_complaint(under_mpirun(2, good("--backend cpu --deterministic")), 2,
+                   {"--deterministic", "cpu"});
+  // Where there is a GPU these say what GPUs do not do, elsewhere that there is none.
+  expect_complaint(good("--backend cuda --dtype f64"), 2, {"cuda"});
+  expect_complaint(good("--trace /no/such/folder/t.json"), 2, {"/no/such/folder"});
+}
+
 }  // namespace
 }  // namespace longhaul::test

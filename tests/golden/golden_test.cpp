@@ -231,6 +231,28 @@ TEST_P(GoldenBf16, AsGoodAsOnACpu) {
 INSTANTIATE_TEST_SUITE_P(Gpu, GoldenBf16, testing::ValuesIn(golden_models()),
                          [](const auto& param) { return param.param.filename().string(); });
 
+// --deterministic: the same bits on any number of ranks and in any chunks. The model's head_dim is
+// one of the Hopper kernel's.
+TEST(GpuDeterministic, SameBitsForAnySplit) {
+  RunSpec spec;
+  spec.model = kGoldens / "qwen3_yarn_mscale";
+  spec.prompts = read_token_lists(spec.model / "prompts.json");
+  spec.dtype = DType::bf16;
+  spec.backend = "cuda";
+  spec.executor.deterministic = true;
+  if (!backend_runs(spec)) GTEST_SKIP() << "no GPU here";
+  const RunOutput whole = run_on_threads(spec);
+  for (int ranks : {1, 2, 4}) {
+    spec.ranks = ranks;
+    spec.engine.chunk_tokens = 50;
+    const RunOutput split = run_on_threads(spec);
+    for (const auto& [name, sequences] : whole.tensors)
+      for (const auto& [s, captured] : sequences)
+        EXPECT_EQ(captured.values, split.tensors.at(name).at(s).values)
+            << name << " of sequence " << s << " on " << ranks << " ranks";
+  }
+}
+
 TEST(Goldens, AreThere) {
   EXPECT_GE(golden_models().size(), 5u);
 }

@@ -45,6 +45,8 @@ const std::map<std::string, std::set<std::string>> kAllowed = {
 const std::map<std::string, std::set<std::string>> kLibraries = {
     {"mpi.h", {"comm"}},
     {"hdf5.h", {"runtime/io"}},
+    {"nccl.h", {"comm"}},
+    {"cublasLt.h", {"runtime/ops"}},
     {"dnnl.hpp", {"runtime/ops", "attention/backends"}},
     {"CLI/CLI.hpp", {"apps"}},
 };
