@@ -47,6 +47,11 @@ class DeviceAttention {
   // for the layer that is exchanged next.
   std::span<const ops::cuda::KvDestination> targets(int layer);
   bool exchanges() const { return gather_ != nullptr; }
+  // Where what exchange() sends goes out, for timing.
+  cudaStream_t sending_stream() const {
+    const cudaStream_t own = gather_ != nullptr ? gather_->sending_stream() : nullptr;
+    return own != nullptr ? own : stream_;
+  }
   void exchange(int layer);
   void await(int layer);  // what comes after needs the exchange, unless the kernel waits by itself
   // q [local rows, num_heads, head_dim]; out [local rows, num_heads, head_dim_v] in q's dtype; lse

@@ -88,6 +88,8 @@ class Gather {
     uint32_t value;
   };
   virtual Flags flags() const = 0;
+  // Where the segments of the gather started last go out, for timing; null: the caller's stream.
+  virtual cudaStream_t sending_stream() const { return nullptr; }
   virtual void check() = 0;  // asynchronous errors; throws Error(peer_lost)
   virtual Communicator::Traffic traffic() const = 0;
 };

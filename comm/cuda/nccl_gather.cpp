@@ -63,6 +63,7 @@ class NcclGather final : public GatherBase {
     received_.record(stream_);
   }
 
+  cudaStream_t sending_stream() const override { return stream_; }
   void finish(cudaStream_t stream) override {
     end();
     received_.make_wait(stream);

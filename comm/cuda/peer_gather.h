@@ -52,6 +52,7 @@ class PeerGather final : public GatherBase {
   void start_signal_only(int parity, cudaStream_t stream, OpLabel label) override;
   void finish(cudaStream_t stream) override;
   Flags flags() const override;
+  cudaStream_t sending_stream() const override { return by_copies_ ? push_.get() : nullptr; }
   void check() override;
 
  private:

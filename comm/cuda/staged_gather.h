@@ -25,6 +25,7 @@ class StagedGather final : public GatherBase {
   void set_plan(GatherPlan plan) override;
   void start(int parity, cudaStream_t stream, OpLabel label) override;
   void finish(cudaStream_t stream) override;
+  cudaStream_t sending_stream() const override { return stream_; }
   void check() override {}
 
  private:

@@ -10,7 +10,8 @@ struct StageTimes {
   double embed = 0;
   double qkv = 0;  // norms, projections (the output projection too) and RoPE
   double exchange_exposed = 0;
-  double exchange_hidden = 0;  // travelled while this rank computed: not part of any other figure
+  // Travelled while this rank computed: not part of any other figure. On GPUs with a trace only.
+  double exchange_hidden = 0;
   double attention = 0;
   double mlp = 0;     // dense MLPs, or router and experts
   double logits = 0;  // final norm, last rows, choosing the token

@@ -202,7 +202,9 @@ void CudaDecoder::attention_block(int layer, Step& step) {
     w.qkv.product->apply(x_, kv, stream_, part);
     finish(kv, false, true);
     progress_.enter("allgather kv", layer);
+    step.clock.begin_span("allgather kv", layer);
     attention.exchange(layer);
+    step.clock.end_span(attention.sending_stream());
     const TensorView q = {qkv_.data, qkv_.dtype, {rows_, q_size}};
     part.first_feature = 0;
     part.num_features = q_size;

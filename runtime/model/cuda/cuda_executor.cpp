@@ -194,6 +194,7 @@ std::vector<int32_t> CudaExecutor::step(const StepInput& in) {
                              wait({"layer", layer}, layer_done_[i % kLayersAhead]);
                            layer_done_[i % kLayersAhead].record(stream_);
                          }};
+  clock_.set_tracing(progress_.trace.load() != nullptr);
   clock_.begin();
   decoder_.enqueue(step);
   clock_.end();
@@ -206,7 +207,8 @@ std::vector<int32_t> CudaExecutor::step(const StepInput& in) {
                                   std::chrono::duration<double>(seconds));
     };
     for (const StageClock::Piece& p : pieces)
-      trace->span(TraceTrack::compute, p.name, p.layer, at(p.begin), at(p.end));
+      trace->span(p.other_stream ? TraceTrack::exchange : TraceTrack::compute, p.name, p.layer,
+                  at(p.begin), at(p.end));
   }
   std::vector<int32_t> chosen(in.answer_rows.size());
   if (!chosen.empty()) {
