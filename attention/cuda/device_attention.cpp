@@ -67,7 +67,7 @@ void DeviceAttention::plan_rows(const layout::BatchLayout& layout,
                                 const layout::KvOwnership& ownership) {
   const int rank = comm_.rank();
   const auto local_rows = static_cast<size_t>(layout.num_tokens(rank));
-  std::vector<std::vector<int64_t>> slab_rows(static_cast<size_t>(cache_.num_slabs()));
+  std::vector<std::vector<int64_t>> slab_rows(static_cast<size_t>(cache_.pages().num_slabs()));
   std::vector<int64_t> key_rows(local_rows, -1);
   base_row_.assign(static_cast<size_t>(layout.num_sequences()), 0);
   num_key_rows_ = 0;
@@ -80,7 +80,7 @@ void DeviceAttention::plan_rows(const layout::BatchLayout& layout,
       num_key_rows_ += e.prefix + e.extend;
     } else {
       // One rank reads the keys where they are stored: in one piece, as begin_run reserved them.
-      const DeviceKvCache::Extent all = cache_.at(s, 0);
+      const SlabPages::Extent all = cache_.pages().at(s, 0);
       LH_CHECK(all.slab == 0 && all.rows >= e.prefix + e.extend,
                "sequence {} is not in one piece: {} rows of slab {}", s, all.rows, all.slab);
       base_row_[i] = all.row;
@@ -92,7 +92,7 @@ void DeviceAttention::plan_rows(const layout::BatchLayout& layout,
       const layout::Block& block = layout.block(rank, half, s);
       const int64_t row = layout.row(rank, half, s);
       for (int64_t done = 0; done < block.length;) {
-        const DeviceKvCache::Extent at = cache_.at(s, slot + done);
+        const SlabPages::Extent at = cache_.pages().at(s, slot + done);
         const int64_t count = std::min(at.rows, block.length - done);
         std::vector<int64_t>& rows = slab_rows[static_cast<size_t>(at.slab)];
         rows.resize(local_rows, -1);
@@ -108,20 +108,20 @@ void DeviceAttention::plan_rows(const layout::BatchLayout& layout,
     if (!slab_rows[slab].empty())
       cache_rows_.push_back({static_cast<int>(slab), tables_.add(slab_rows[slab])});
   if (gather_ == nullptr) {
-    num_key_rows_ = cache_.num_slabs() > 0 ? cache_.slab_rows(0) : 0;
+    num_key_rows_ = cache_.pages().num_slabs() > 0 ? cache_.pages().slab_rows(0) : 0;
     return;
   }
   gather_rows_ = tables_.add(key_rows);
 
   // Cached tokens go to their natural places too, by runs that are contiguous in a slab.
-  std::vector<std::vector<CopyRun>> runs(static_cast<size_t>(cache_.num_slabs()));
+  std::vector<std::vector<CopyRun>> runs(static_cast<size_t>(cache_.pages().num_slabs()));
   for (int s = 0; s < layout.num_sequences(); ++s) {
     const layout::SequenceExtent& e = layout.sequences()[static_cast<size_t>(s)];
     if (e.extend == 0) continue;
     for (const layout::KvRun& run : ownership.runs(rank, s)) {
       const int64_t length = std::min(run.length, e.prefix - run.position);
       for (int64_t done = 0; done < length;) {
-        const DeviceKvCache::Extent at = cache_.at(s, run.slot + done);
+        const SlabPages::Extent at = cache_.pages().at(s, run.slot + done);
         const int64_t count = std::min(at.rows, length - done);
         runs[static_cast<size_t>(at.slab)].push_back(
             {at.row, base_row_[static_cast<size_t>(s)] + run.position + done, count});
