@@ -167,6 +167,7 @@ class RankRun final : public AttentionRun {
     args.v_column = int64_t{s.num_kv_heads} * s.head_dim;
     args.kv_row_stride = data_.width();
     const auto targets = attention_.targets(layer_);
+    LH_CHECK(targets.size() <= args.destinations.size(), "{} places for K and V", targets.size());
     args.num_destinations = static_cast<int>(targets.size());
     std::copy(targets.begin(), targets.end(), args.destinations.begin());
     ops::cuda::finish_qkv(args, stream_);

@@ -141,15 +141,16 @@ int bench_ranks(Options o, comm::MpiSession& session) {
   o.dtype = dtype_name(desc.dtype);
   choice.backend->prepare(desc, o.threads);
   if (choice.backend->device() == DeviceKind::cuda) open_gpu(session);
+  const std::vector<int> counts = rank_counts(o, session.size());
+  // Outlive the executor, which exchanges through them.
+  std::vector<std::unique_ptr<comm::Communicator>> comms;
+  for (int n : counts) comms.push_back(session.split(session.rank() < n ? 0 : -1, session.rank()));
   progress.phase = "load";
   model::ExecutorOptions options;
   options.exchange = o.exchange;
   options.wait_in_kernel = o.wait_in_kernel;
-  auto executor = model::make_executor(config, *checkpoint, desc.dtype, *choice.backend, pool,
-                                       progress, options);
-  std::vector<std::unique_ptr<comm::Communicator>> comms;
-  const std::vector<int> counts = rank_counts(o, session.size());
-  for (int n : counts) comms.push_back(session.split(session.rank() < n ? 0 : -1, session.rank()));
+  const auto executor = model::make_executor(config, *checkpoint, desc.dtype, *choice.backend, pool,
+                                             progress, options);
   std::vector<PrefillSeries> series;
   progress.phase = "bench";
   double memory = 0;
@@ -178,7 +179,6 @@ int bench_ranks(Options o, comm::MpiSession& session) {
     print_results(o.json ? prefill_json(o, series, machine) : prefill_table(o, series, machine));
     for (const PrefillSeries& s : series) same = same && s.tokens == first_of(series, s).tokens;
   }
-  executor.reset();  // before the communicators that it exchanges through
   return static_cast<int>(same ? ExitCode::good : ExitCode::different);
 }
 

@@ -20,10 +20,11 @@ GpuInfo gpu_info() {
   info.cuda_version = fmt::format("{}.{}", version / 1000, version % 1000 / 10);
   const int count = cuda::device_count(&info.why_none);
   for (int i = 0; i < count; ++i) {
-    const cuda::Device d = cuda::open_device(i);
-    info.devices.push_back(fmt::format(
-        "{}: {}, compute capability {}.{}, {} multiprocessors, {:.0f} GiB", i, d.name, d.major,
-        d.minor, d.multiprocessors, static_cast<double>(d.memory_bytes) / (1 << 30)));
+    const cuda::Device d = cuda::describe_device(i);
+    info.devices.push_back(
+        fmt::format("{}: {}, compute capability {}.{}{}, {} multiprocessors, {:.0f} GiB", i, d.name,
+                    d.major, d.minor, d.major < 8 ? " (too old: 8.0 is needed)" : "",
+                    d.multiprocessors, static_cast<double>(d.memory_bytes) / (1 << 30)));
   }
 #else
   info.why_none = "no GPU backend in this build";

@@ -99,14 +99,15 @@ int run_ranks(const RunOptions& o, comm::MpiSession& session) {
   dump.close();
 
   progress.trace = nullptr;
-  if (!o.trace.empty()) write_trace(world, trace, clock_offset, o.trace, o.force);
+  summary.wall_seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 
   progress.phase = "report";
   RankFigures own;
   own.times = summary.result.prefill_times;
   own.times.load = summary.load_seconds;
-  own.sent_bytes = world.traffic().sent_bytes;
-  own.received_bytes = world.traffic().received_bytes;
+  own.sent_bytes = world.traffic().sent_bytes + executor->device_traffic().sent_bytes;
+  own.received_bytes = world.traffic().received_bytes + executor->device_traffic().received_bytes;
   own.weights_bytes = memory_figures(MemoryUse::weights).current_bytes;
   own.tensor_peak_bytes = memory_figures_without_weights().peak_bytes;
   own.kv_cache_bytes = summary.result.kv_cache_bytes;
@@ -117,8 +118,6 @@ int run_ranks(const RunOptions& o, comm::MpiSession& session) {
   std::strncpy(own.device, executor->device_name().c_str(), sizeof own.device - 1);
   std::strncpy(own.host, session.host().c_str(), sizeof own.host - 1);
   summary.ranks = gather_figures(world, own);
-  summary.wall_seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   summary.backend = choice.backend->name();
   summary.dtype = dtype_name(desc.dtype);
   summary.model = inputs.config.model_type;
@@ -131,6 +130,7 @@ int run_ranks(const RunOptions& o, comm::MpiSession& session) {
     print_report(summary, o);
     if (!o.output.empty()) io::write_file_atomically(o.output, report_json(summary, o), o.force);
   }
+  if (!o.trace.empty()) write_trace(world, trace, clock_offset, o.trace, o.force);
   return static_cast<int>(summary.all_correct() ? ExitCode::good : ExitCode::different);
 }
 

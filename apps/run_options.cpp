@@ -105,6 +105,8 @@ void RunOptions::check() {
     fail(ExitCode::usage, "--dtype {}: computes in f32, bf16 or f64 only", dtype);
   layout_kind = layout::parse_layout(layout);
   strategy_kind = attention::parse_strategy(strategy);
+  if (!trace.empty() && trace == output)
+    fail(ExitCode::usage, "--trace and --output name the same file {}: give two", trace);
   constexpr std::array exchanges = {"auto", "peer", "nccl", "staged"};
   if (std::find(exchanges.begin(), exchanges.end(), exchange) == exchanges.end())
     fail(ExitCode::usage, "--exchange '{}': give one of {}", exchange, fmt::join(exchanges, ", "));

@@ -92,9 +92,13 @@ void write_trace(comm::Communicator& comm, Trace& trace, int64_t offset_ns, cons
   size_t at = 0;
   for (size_t r = 0; r < ranks; ++r) {
     events.push_back(name_event("process_name", r, 0, fmt::format("rank {}", r)));
+    const size_t count = static_cast<size_t>(bytes[r]) / sizeof(TraceSpan);
     for (TraceTrack t : {TraceTrack::host, TraceTrack::compute, TraceTrack::exchange})
-      events.push_back(name_event("thread_name", r, static_cast<int>(t), track_name(t)));
-    for (size_t n = static_cast<size_t>(bytes[r]) / sizeof(TraceSpan); n > 0; --n) {
+      if (std::any_of(all.begin() + static_cast<std::ptrdiff_t>(at),
+                      all.begin() + static_cast<std::ptrdiff_t>(at + count),
+                      [t](const TraceSpan& s) { return s.track == t; }))
+        events.push_back(name_event("thread_name", r, static_cast<int>(t), track_name(t)));
+    for (size_t n = 0; n < count; ++n) {
       const TraceSpan& s = all[at++];
       nlohmann::ordered_json e = {{"ph", "X"},
                                   {"name", s.name},

@@ -14,6 +14,8 @@ using layout::Half;
 // ranks' memory itself: a copy engine takes some microseconds to start (docs/performance.md).
 constexpr int64_t kStoreToPeersBytes = 1 << 20;
 
+constexpr int kMostReadySources = 32;  // bits of a word of ReadyFlags::row_sources
+
 // As ops::cuda::KvCopy has its runs.
 struct CopyRun {
   int64_t from_row, to_row, count;
@@ -156,13 +158,15 @@ void DeviceAttention::plan_gather(const layout::BatchLayout& layout,
     for (const comm::cuda::Segment& s : plan.recv.back())
       for (int64_t w = s.offset / row_bytes() / kReadyRows;
            w <= ((s.offset + s.bytes) / row_bytes() - 1) / kReadyRows; ++w)
-        sources[static_cast<size_t>(w)] |= uint32_t{1} << r;
+        if (r < kMostReadySources) sources[static_cast<size_t>(w)] |= uint32_t{1} << r;
   }
   gather_->set_plan(std::move(plan));
   row_sources_ = tables_.add(sources);
   const int64_t most = *std::max_element(exchange.send_rows.begin(), exchange.send_rows.end());
   store_to_peers_ = !gather_->peer_buffers(0).empty() && prefix_copies_.empty() &&
-                    most * row_bytes() <= kStoreToPeersBytes;
+                    most * row_bytes() <= kStoreToPeersBytes &&
+                    comm_.size() + static_cast<int64_t>(cache_rows_.size()) <=
+                        ops::cuda::QkvArgs::kMaxDestinations;
 }
 
 void DeviceAttention::plan_items(const layout::BatchLayout& layout) {
@@ -219,7 +223,8 @@ void DeviceAttention::exchange(int layer) {
 
 void DeviceAttention::await(int) {
   if (gather_ == nullptr) return;
-  waiting_in_kernel_ = options_.wait_in_kernel && gather_->flags().flags != nullptr;
+  waiting_in_kernel_ = options_.wait_in_kernel && comm_.size() <= kMostReadySources &&
+                       gather_->flags().flags != nullptr;
   if (!waiting_in_kernel_) gather_->finish(stream_);
 }
 

@@ -51,6 +51,8 @@ class Executor {
 
   // TFLOP/s that a large matrix product reaches here, measured now (0: not known). Ends the run.
   virtual double matmul_ceiling() { return 0; }
+  // Bytes that devices sent each other beside the communicator, since prepare().
+  virtual comm::Communicator::Traffic device_traffic() const { return {}; }
   // What the rank computes on, for reports: "NVIDIA H200", or empty for CPU cores.
   virtual std::string device_name() const { return {}; }
 

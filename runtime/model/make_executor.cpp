@@ -23,6 +23,9 @@ std::unique_ptr<Executor> make_executor(const io::ModelConfig& config, io::Check
     LH_CHECK(false, "backend {} in a build without CUDA", backend.name());
 #endif
   }
+  if (options.exchange != "auto" || options.wait_in_kernel)
+    fail(ExitCode::usage, "--{}: for GPUs only; leave it out with backend {}",
+         options.wait_in_kernel ? "wait-in-kernel" : "exchange", backend.name());
   if (options.deterministic)
     fail(ExitCode::usage,
          "--deterministic: this version gives the same bits for any split on GPUs only; leave it "

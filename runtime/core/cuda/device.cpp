@@ -11,7 +11,7 @@ namespace {
 
 constexpr int kMostDevices = 64;
 
-Device describe(int ordinal) {
+Device look_at(int ordinal) {
   cudaDeviceProp p{};
   LH_CUDA(cudaGetDeviceProperties(&p, ordinal));
   Device d;
@@ -29,7 +29,7 @@ const Device& known_device(int ordinal) {
   static std::array<std::once_flag, kMostDevices> once;
   LH_CHECK(ordinal >= 0 && ordinal < kMostDevices, "device {}", ordinal);
   const auto i = static_cast<size_t>(ordinal);
-  std::call_once(once[i], [&] { devices[i] = describe(ordinal); });
+  std::call_once(once[i], [&] { devices[i] = look_at(ordinal); });
   return devices[i];
 }
 
@@ -50,6 +50,10 @@ int device_count(std::string* why_none) {
   else
     *why_none = fmt::format("no usable GPU on this host ({})", cudaGetErrorString(error));
   return 0;
+}
+
+Device describe_device(int ordinal) {
+  return known_device(ordinal);
 }
 
 Device open_device(int ordinal) {

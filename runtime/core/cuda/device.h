@@ -20,6 +20,8 @@ struct Device {
 
 // 0 where there is no GPU or no driver; `why_none` (may be null) then says which.
 int device_count(std::string* why_none);
+// Looks at it and changes nothing.
+Device describe_device(int ordinal);
 // Makes it the calling thread's device. Throws Error(usage) for one that is not there or is older
 // than compute capability 8.0.
 Device open_device(int ordinal);

@@ -8,14 +8,27 @@ namespace {
 
 constexpr double kMiB = 1048576.0;
 
-[[noreturn]] void out_of_memory(int64_t bytes, const char* what) {
+const char* what_helps(MemoryUse use) {
+  switch (use) {
+    case MemoryUse::weights:
+      return "every GPU holds all weights: --dtype bf16 or a larger GPU helps";
+    case MemoryUse::exchange:
+      return "every GPU receives all keys of a layer: shorter or fewer prompts at once need less";
+    case MemoryUse::kv_cache:
+      return "more ranks (--cp) or fewer prompts at once need less";
+    default:
+      return "more ranks (--cp) or a smaller --chunk need less";
+  }
+}
+
+[[noreturn]] void out_of_memory(int64_t bytes, const char* what, MemoryUse use) {
   (void)cudaGetLastError();
   size_t free = 0, total = 0;
   (void)cudaMemGetInfo(&free, &total);
   fail(ExitCode::resource,
-       "out of GPU memory: {:.1f} MiB asked for {}, {:.1f} of {:.1f} MiB are free; {} need less",
+       "out of GPU memory: {:.1f} MiB asked for {}, {:.1f} of {:.1f} MiB are free; {}",
        static_cast<double>(bytes) / kMiB, what, static_cast<double>(free) / kMiB,
-       static_cast<double>(total) / kMiB, "more ranks (--cp) or a smaller --chunk");
+       static_cast<double>(total) / kMiB, what_helps(use));
 }
 
 }  // namespace
@@ -27,7 +40,7 @@ Buffer::Buffer(int64_t bytes, const char* what, MemoryUse use) : bytes_(bytes), 
   if (error == cudaErrorMemoryAllocation) {
     data_ = nullptr;
     bytes_ = 0;
-    out_of_memory(bytes, what);
+    out_of_memory(bytes, what, use);
   }
   LH_CUDA(error);
   account_memory(use_, bytes_);

@@ -178,9 +178,6 @@ void CudaDecoder::attention_block(int layer, Step& step) {
   args.cos = cos_;
   args.sin = sin_;
   const auto targets = attention.targets(layer);
-  LH_CHECK(targets.size() <= args.destinations.size(), "{} places for K and V", targets.size());
-  args.num_destinations = static_cast<int>(targets.size());
-  std::copy(targets.begin(), targets.end(), args.destinations.begin());
   args.kv_row_stride = 2 * kv_size;
   const bool plain_kv = wanted(step, layer, "k") || wanted(step, layer, "v");
   const auto finish = [&](TensorView product, bool q, bool kv) {
@@ -193,7 +190,16 @@ void CudaDecoder::attention_block(int layer, Step& step) {
     args.q = q ? q_ : TensorView{};
     args.k_out = kv && plain_kv ? k_ : TensorView{};
     args.v_out = kv && plain_kv ? v_ : TensorView{};
-    ops::cuda::finish_qkv(args, stream_);
+    // K and V may have more places than one call takes: generated tokens of many sequences.
+    const size_t places = kv ? targets.size() : 0;
+    for (size_t at = 0; at == 0 || at < places; at += args.destinations.size()) {
+      const size_t count = std::min(places - at, args.destinations.size());
+      args.num_destinations = static_cast<int>(count);
+      std::copy_n(targets.begin() + static_cast<std::ptrdiff_t>(at), count,
+                  args.destinations.begin());
+      if (at > 0) args.num_heads = 0;
+      ops::cuda::finish_qkv(args, stream_);
+    }
   };
   if (attention.exchanges()) {
     const TensorView kv = {qkv_.data, qkv_.dtype, {rows_, 2 * kv_size}};
@@ -284,6 +290,7 @@ void CudaDecoder::choose(Step& step) {
     ops::cuda::rms_norm(hidden_, weights_.final_norm.view(), config_.rms_norm_eps, x_, stream_);
     put(step, -1, "final_norm", x_, "t d");
     if (wanted(step, -1, "logits")) {
+      step.sink->wait();
       // All rows are more than a GPU should hold at once: they gather on the host.
       Tensor all(DType::f32, {rows_, config_.vocab_size});
       for (int64_t begin = 0; begin < rows_; begin += kLogitRows) {

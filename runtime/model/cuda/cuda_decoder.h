@@ -32,6 +32,7 @@ class CudaDecoder {
   struct Sink {
     std::function<bool(const std::string& path)> wants;
     std::function<void(const std::string& path, ConstTensorView rows, const char* dims)> write;
+    std::function<void()> wait;  // for the stream, under the watchdog's eyes
   };
   struct Step {
     const StepInput& in;

@@ -48,9 +48,21 @@ class CudaExecutor final : public Executor {
   double matmul_ceiling() override {
     run_.reset();
     arena_ = {};
-    return 1e-12 * ops::cuda::matmul_ceiling(stream_);
+    try {
+      return 1e-12 * ops::cuda::matmul_ceiling(stream_);
+    } catch (const Error& e) {
+      if (e.code() == ExitCode::resource) return 0;  // no room to measure it
+      throw;
+    }
   }
   std::string device_name() const override { return cuda::current_device().name; }
+
+  comm::Communicator::Traffic device_traffic() const override {
+    comm::Communicator::Traffic t = gathered();
+    t.sent_bytes -= warm_up_traffic_.sent_bytes;
+    t.received_bytes -= warm_up_traffic_.received_bytes;
+    return t;
+  }
 
   StageTimes times() const override { return run_->times; }
   int64_t kv_cache_bytes() const override { return run_->cache.num_bytes(); }
@@ -125,6 +137,17 @@ class CudaExecutor final : public Executor {
     comm::cuda::wait_device(comm, step_done_, {"first gather"}, [&] { gather.check(); });
   }
 
+  // Of all gathers; what goes through the host is the host communicator's to count.
+  comm::Communicator::Traffic gathered() const {
+    comm::Communicator::Traffic sum;
+    for (const auto& [comm, gather] : gathers_) {
+      if (gather->name() == "staged") continue;
+      sum.sent_bytes += gather->traffic().sent_bytes;
+      sum.received_bytes += gather->traffic().received_bytes;
+    }
+    return sum;
+  }
+
   void wait(const comm::OpLabel& label, const cuda::Event& event) {
     comm::cuda::Gather* gather = run_->comm.size() > 1 ? gather_for(run_->comm) : nullptr;
     comm::cuda::wait_device(run_->comm, event, label, [gather] {
@@ -140,14 +163,17 @@ class CudaExecutor final : public Executor {
   cuda::Arena arena_;
   std::array<cuda::Event, kLayersAhead> layer_done_;
   cuda::Event step_done_;
-  std::map<comm::Communicator*, std::unique_ptr<comm::cuda::Gather>> gathers_;
   std::unique_ptr<Run> run_;
+  // Go first: they let streams go that wait for other ranks, and freeing memory waits for streams.
+  std::map<comm::Communicator*, std::unique_ptr<comm::cuda::Gather>> gathers_;
+  comm::Communicator::Traffic warm_up_traffic_;
 };
 
 // Kernels are loaded at their first launch and matrix products look for their algorithm: a step of
 // made-up tokens does all of it.
 void CudaExecutor::prepare(comm::Communicator& comm, int64_t rows) {
   if (comm::cuda::Gather* gather = gather_for(comm)) warm_up(comm, *gather);
+  warm_up_traffic_ = gathered();
   rows = std::clamp<int64_t>(rows, 1, kWarmUpRows);
   decoder_.prepare(rows);
   const auto alone = comm::make_single_communicator();
@@ -177,10 +203,13 @@ std::vector<int32_t> CudaExecutor::step(const StepInput& in) {
 
   CudaDecoder::Sink sink;
   sink.wants = [&](const std::string& path) { return in.sink->wants(path); };
-  sink.write = [&](const std::string& path, ConstTensorView device, const char* dims) {
-    // Waiting comes first: a copy to pageable memory blocks the host, unseen by the watchdog.
+  // Comes before any copy: one to pageable memory blocks the host, unseen by the watchdog.
+  sink.wait = [&] {
     step_done_.record(stream_);
     wait({"dump"}, step_done_);
+  };
+  sink.write = [&](const std::string& path, ConstTensorView device, const char* dims) {
+    sink.wait();
     Tensor host(device.dtype, device.shape);
     LH_CUDA(cudaMemcpyAsync(host.data(), device.data, static_cast<size_t>(host.num_bytes()),
                             cudaMemcpyDeviceToHost, stream_));

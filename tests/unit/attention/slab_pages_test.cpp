@@ -20,7 +20,7 @@ TEST(SlabPages, RandomRunsKeepEverySlotItsOwnRow) {
   const auto draw = [&](int64_t low, int64_t high) {
     return std::uniform_int_distribution<int64_t>(low, high)(rng);
   };
-  for (int run = 0; run < 2000; ++run) {
+  for (int run = 0; run < 800; ++run) {
     const int sequences = static_cast<int>(draw(1, 9));
     const int64_t page = draw(1, 70);
     SlabPages pages(sequences, page);
