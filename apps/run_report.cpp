@@ -102,6 +102,12 @@ void print_times(const RunSummary& s) {
   for (const Stage& stage : kStages) {
     std::string name = stage.key;
     std::replace(name.begin(), name.end(), '_', ' ');
+    // On GPUs only a trace looks at the exchange's own stream.
+    if (stage.seconds == &model::StageTimes::exchange_hidden && s.ranks.front().device[0] != 0 &&
+        max_of(s.ranks, stage.seconds) == 0) {
+      fmt::print("  {:<36} {:>10} {:>10}\n", name, "-", "-");
+      continue;
+    }
     fmt::print("  {:<36} {:>10.1f} {:>10.1f}\n", name, 1e3 * mean_of(s.ranks, stage.seconds),
                1e3 * max_of(s.ranks, stage.seconds));
   }

@@ -80,11 +80,18 @@ void write_trace(comm::Communicator& comm, Trace& trace, int64_t offset_ns, cons
   std::vector<int64_t> bytes(ranks);
   const std::vector<int64_t> eight(ranks, sizeof(int64_t));
   comm.all_gather_v(&own, sizeof own, bytes.data(), eight, {"trace sizes"});
-  int64_t total = 0;
-  for (int64_t b : bytes) total += b;
-  std::vector<TraceSpan> all(static_cast<size_t>(total) / sizeof(TraceSpan));
-  comm.all_gather_v(spans.data(), own, all.data(), bytes, {"trace"});
-  if (comm.rank() != 0) return;
+  // To rank 0 one after another: nobody else needs room for them all.
+  const bool writes = comm.rank() == 0;
+  std::vector<TraceSpan> all = writes ? spans : std::vector<TraceSpan>();
+  for (int r = 1; r < comm.size(); ++r) {
+    const bool sends = comm.rank() == r;
+    const size_t before = all.size();
+    const int64_t incoming = writes ? bytes[static_cast<size_t>(r)] : 0;
+    all.resize(before + static_cast<size_t>(incoming) / sizeof(TraceSpan));
+    comm.send_recv(spans.data(), sends ? own : 0, sends ? 0 : -1, all.data() + before, incoming,
+                   writes ? r : -1, {"trace"});
+  }
+  if (!writes) return;
 
   int64_t first = std::numeric_limits<int64_t>::max();
   for (const TraceSpan& s : all) first = std::min(first, s.begin_ns);
