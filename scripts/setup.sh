@@ -51,7 +51,7 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 
 if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then
-  echo "== CUDA toolkit found: GPU kernels are built too (some minutes more; NCCL where it is found)"
+  echo "== CUDA toolkit found: GPU kernels are built too where it is 12.4 or newer (some minutes more)"
 else
   echo "== no CUDA toolkit found: GPU kernels are left out; CPU ranks need nothing of them"
 fi
