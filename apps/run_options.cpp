@@ -62,8 +62,9 @@ void RunOptions::declare(CLI::App& app) {
   app.add_option("--exchange", exchange,
                  "how GPUs exchange KV: auto (measured), peer, nccl, staged")
       ->capture_default_str();
-  app.add_flag("--deterministic", deterministic,
-               "GPUs: the same bits for any number of ranks, batch, chunk and repetition");
+  app.add_flag(
+      "--deterministic", deterministic,
+      "GPUs: kernels whose bits do not depend on the number of ranks, the batch or the chunks");
   app.add_flag("--wait-in-kernel", wait_in_kernel,
                "GPUs: attention starts on a rank's own keys before the others' have come");
   app.add_flag("--two-calls", two_calls,

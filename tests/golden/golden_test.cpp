@@ -153,8 +153,8 @@ TEST_P(Golden, EveryTensorAndTheGreedyTokens) {
   spec.engine.chunk_tokens = c.chunk;
   spec.engine.generate = kGreedyTokens;
   spec.executor.attention.two_calls = c.two_calls;
-  if (c.backend == "cuda" && !backend_runs(spec))
-    GTEST_SKIP() << "no GPU here, or its kernels do not take this head_dim";
+  if (c.backend == "cuda")
+    if (const std::string why = why_backend_cannot_run(spec); !why.empty()) GTEST_SKIP() << why;
   const RunOutput out = run_on_threads(spec);
 
   const int num_layers = io::read_model_config(c.model).num_layers;
@@ -194,7 +194,7 @@ TEST_P(GoldenBf16, AsGoodAsOnACpu) {
   spec.prompts = read_token_lists(spec.model / "prompts.json");
   spec.dtype = DType::bf16;
   spec.backend = "cuda";
-  if (!backend_runs(spec)) GTEST_SKIP() << "no GPU here, or its kernels do not take this head_dim";
+  if (const std::string why = why_backend_cannot_run(spec); !why.empty()) GTEST_SKIP() << why;
   std::vector<RunOutput> gpu;
   for (int ranks : {1, 2, 4}) {
     spec.ranks = ranks;
@@ -240,7 +240,7 @@ TEST(GpuDeterministic, SameBitsForAnySplit) {
   spec.dtype = DType::bf16;
   spec.backend = "cuda";
   spec.executor.deterministic = true;
-  if (!backend_runs(spec)) GTEST_SKIP() << "no GPU here";
+  if (const std::string why = why_backend_cannot_run(spec); !why.empty()) GTEST_SKIP() << why;
   const RunOutput whole = run_on_threads(spec);
   for (int ranks : {1, 2, 4}) {
     spec.ranks = ranks;

@@ -126,7 +126,7 @@ class HopperTest : public testing::Test {
       LH_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0));
       LH_CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0));
     }
-    if (major != 9 || minor != 0) GTEST_SKIP() << "no sm_90 device";
+    if (major != 9 || minor != 0) GTEST_SKIP() << "needs a GPU of compute capability 9.0 (Hopper)";
   }
 };
 

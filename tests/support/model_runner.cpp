@@ -99,18 +99,16 @@ model::RunResult run_rank(const RunSpec& spec, comm::Communicator& comm, Capture
 
 }  // namespace
 
-bool backend_runs(const RunSpec& spec) {
+std::string why_backend_cannot_run(const RunSpec& spec) {
   const io::ModelConfig config = io::read_model_config(spec.model);
   attention::AttentionDesc desc;
   desc.dtype = spec.dtype;
   desc.head_dim = desc.head_dim_v = config.head_dim;
-  const auto names = attention::backend_names();
-  if (std::find(names.begin(), names.end(), spec.backend) == names.end()) return false;
   try {
     attention::select_backend(desc, spec.backend);
-    return true;
-  } catch (const Error&) {
-    return false;
+    return "";
+  } catch (const Error& e) {
+    return e.what();
   }
 }
 

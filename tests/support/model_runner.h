@@ -42,8 +42,9 @@ struct RunOutput {
   model::RunResult result;
 };
 
-// Whether this machine can run the backend (a GPU may be missing).
-bool backend_runs(const RunSpec& spec);
+// Why this machine cannot run the spec's backend on its model (no GPU, a head_dim that has no
+// kernel); empty where it can.
+std::string why_backend_cannot_run(const RunSpec& spec);
 
 // Throws what a rank threw. Checks that ranks agree on the generated tokens.
 RunOutput run_on_threads(const RunSpec& spec);
